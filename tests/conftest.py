@@ -1,0 +1,31 @@
+"""Fixtures of all tests, and the versions of the compiled libraries in pytest's header."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real imagery beside the checkout; tests that need it skip without it."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"needs the real imagery of {SHARED_DATA.parent.name}/data beside the checkout")
+    return SHARED_DATA
+
+
+def pytest_report_header() -> str:
+    import fiona
+    import pyogrio
+    import pyproj
+    import rasterio
+    import torch
+
+    return (
+        f"torch {torch.__version__}, rasterio {rasterio.__version__} (GDAL {rasterio.__gdal_version__}), "
+        f"pyogrio {pyogrio.__version__} (GDAL {pyogrio.__gdal_version_string__}), fiona {fiona.__version__}, "
+        f"PROJ {pyproj.proj_version_str}"
+    )
