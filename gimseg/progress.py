@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import IO, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import IO, Protocol, TypeVar
 
 T = TypeVar("T")
 
-Progress = Callable[[str, float, float, str], None]
-"""Called as ``progress(task, done, total, unit)``; `done` counts from 0 to `total`."""
+
+class Progress(Protocol):
+    """A function that is told how far a task has come; `done` counts from 0 to `total`."""
+
+    def __call__(self, task: str, done: float, total: float, unit: str, note: str = "") -> None: ...
 
 
-def silent(task: str, done: float, total: float, unit: str) -> None:
+def silent(task: str, done: float, total: float, unit: str, note: str = "") -> None:
     """A Progress that says nothing."""
 
 
@@ -64,7 +67,7 @@ class ConsoleProgress:
         self._started = self._said = 0.0
         self._line_open = False
 
-    def __call__(self, task: str, done: float, total: float, unit: str) -> None:
+    def __call__(self, task: str, done: float, total: float, unit: str, note: str = "") -> None:
         now = time.monotonic()
         if task != self._task or done == 0:
             self.close()
@@ -73,7 +76,7 @@ class ConsoleProgress:
         if now - self._said < self._every_s and not (finished and self._said > self._started):
             return
         self._said = now
-        self._write(self._line(done, total, unit, now - self._started))
+        self._write(self._line(done, total, unit, now - self._started) + (f"  {note}" if note else ""))
         if done >= total:
             self.close()
 

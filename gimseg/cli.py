@@ -1,0 +1,234 @@
+"""The commands, in pipeline order. Each imports its verb when it is called."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from gimseg import __version__
+from gimseg.errors import GimsegError
+
+_RESUMABLE = ("train", "predict")
+
+model_option = click.option("-m", "--model", default="builtin", show_default=True, help="Model folder.")
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
+quiet_option = click.option("--quiet", is_flag=True, help="Say nothing but errors.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="gimseg")
+def cli() -> None:
+    """Polygons of buildings, fields, trees or solar panels from large georeferenced images."""
+
+
+@cli.command()
+@click.argument("folder", default="gimseg_demo", type=click.Path())
+@click.option("--seed", default=1, show_default=True, help="Seed of the two scenes.")
+@device_option
+@overwrite_option
+@quiet_option
+def demo(folder: str, seed: int, device: str, overwrite: bool, quiet: bool) -> None:
+    """Make two aerial scenes, learn one, predict the other; leave all of it in FOLDER."""
+    from gimseg.demo import run_demo
+
+    click.echo(run_demo(folder, seed=seed, device=device, overwrite=overwrite, progress=_progress(quiet)).text())
+
+
+@cli.command()
+@click.argument("path", type=click.Path(exists=True))
+@click.option("--plot", type=click.Path(), help="Write a contact sheet (PNG) of windows with their labels.")
+@overwrite_option
+@quiet_option
+def info(path: str, plot: str | None, overwrite: bool, quiet: bool) -> None:
+    """Tell what a dataset file (.toml), a raster or a model folder holds."""
+    from gimseg.info import describe
+
+    click.echo(describe(path, plot=plot, overwrite=overwrite, progress=_progress(quiet)))
+
+
+def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of ``train`` that are fields of its settings; what is not given keeps its default."""
+    table: list[tuple[str, Any, str]] = [
+        ("--network", str, "Architecture of segmentation-models-pytorch."),
+        ("--encoder", str, "Its encoder; tu-NAME for one of timm."),
+        ("--encoder-weights", str, "Pretrained weights of the encoder, as imagenet; none: random."),
+        ("--loss", str, 'Losses by name and their sums, as "0.5*bce + focal_tversky".'),
+        ("--optimiser", click.Choice(["adamw", "adam", "sgd"]), "Optimiser."),
+        ("--learning-rate", float, "Highest learning rate."),
+        (
+            "--schedule",
+            click.Choice(["one_cycle", "cosine", "step", "plateau", "constant"]),
+            "Learning rate over time.",
+        ),
+        ("--warmup", float, "Share of the training in which the rate rises."),
+        ("--averaging", float, "Decay of the moving average of the weights; 0: none."),
+        ("--epochs", int, "Looks at the validation ground."),
+        ("--windows-per-epoch", int, "Windows drawn between two looks."),
+        ("--window", int, "Side of a window, px."),
+        ("--batch", int, "Windows in a batch."),
+        ("--patience", int, "Stop after so many epochs without gain; 0: never."),
+        ("--min-gain", float, "Least gain of validation IoU that counts."),
+        ("--minutes", float, "Most minutes of training."),
+        ("--precision", click.Choice(["auto", "float32", "bfloat16", "float16"]), "Arithmetic of the network."),
+        ("--val-share", float, "Share of the ground held out where nothing is for validation."),
+        ("--seed", int, "Seed of all that is drawn."),
+        ("--workers", int, "Processes that read windows."),
+        ("--exemplars", int, "Labelled windows kept in the model."),
+    ]
+    for name, kind, text in reversed(table):
+        command = click.option(name, type=kind, default=None, help=text)(command)
+    return command
+
+
+@cli.command()
+@click.argument("dataset_file", type=click.Path(exists=True, dir_okay=False))
+@click.option("-o", "--output", required=True, type=click.Path(), help="Model folder to write.")
+@settings_options
+@device_option
+@click.option("--restart", is_flag=True, help="Throw away the state of a training that did not end.")
+@overwrite_option
+@quiet_option
+def train(
+    dataset_file: str, output: str, device: str, restart: bool, overwrite: bool, quiet: bool, **given: Any
+) -> None:
+    """Train a network on the datasets of DATASET_FILE (.toml). Started again, it goes on."""
+    from gimseg.datasets import read_datasets
+    from gimseg.training import Settings
+    from gimseg.training import train as run
+
+    settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    model = run(
+        read_datasets(dataset_file),
+        output,
+        settings=settings,
+        device=device,
+        overwrite=overwrite,
+        restart=restart,
+        progress=_progress(quiet),
+    )
+    if not quiet:
+        iou = model.scores.get("val", {}).get("iou")
+        reached = f"IoU {iou:.3f} on the ground held out" if iou is not None else "nothing was held out to score it"
+        click.echo(f"{output}: {model.name}, {reached}, halo {model.recipe.halo} px")
+
+
+@cli.command()
+@click.argument("dataset_file", type=click.Path(exists=True, dir_okay=False))
+@model_option
+@click.option("--mask", type=click.Path(exists=True), multiple=True, help="Score this ready mask instead of a model.")
+@click.option("--split", type=click.Choice(["train", "val", "test"]), help="Only this split; else each.")
+@click.option("-o", "--output", type=click.Path(), help="Write the scores (JSON).")
+@click.option("--plot", type=click.Path(), help="Write a picture (PNG) of hits, misses and false alarms.")
+@device_option
+@overwrite_option
+@quiet_option
+def evaluate(dataset_file: str, model: str, mask: tuple[str, ...], overwrite: bool, quiet: bool, **given: Any) -> None:
+    """Score a model, or ready masks, against the ground truth of DATASET_FILE (.toml)."""
+    from gimseg.datasets import read_datasets
+    from gimseg.evaluation import evaluate as run
+
+    scores = run(mask or model, read_datasets(dataset_file), overwrite=overwrite, progress=_progress(quiet), **given)
+    click.echo(scores.table())
+
+
+@cli.command()
+@click.argument("raster", type=click.Path())
+@model_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(),
+    multiple=True,
+    help="What to write, by its ending: .tif the mask; .shp .gpkg .fgb .geojson .parquet the polygons. Several "
+    "times for several. [default: RASTER_segments.tif and .shp in the current folder]",
+)
+@click.option("--aoi", type=click.Path(exists=True), help="Only inside these polygons.")
+@click.option("--bands", help="Bands of the raster to use, as 1,2,3. [default: those of the model]")
+@click.option("--nodata", help="Value that means no data, or auto for a border that nothing declares.")
+@click.option("--crs", help="CRS of a raster that has none.")
+@click.option("--resolution", type=float, help="Metres per pixel. [default: the model's]")
+@click.option("--min-area", "min_area_m2", default=0.0, help="Drop polygons below this area, m².")
+@click.option("--simplify", "simplify_m", default=0.0, help="Simplify polygons within this tolerance, m.")
+@device_option
+@click.option("--precision", default="auto", show_default=True, help="auto, float32 or bfloat16.")
+@click.option("--restart", is_flag=True, help="Throw away finished blocks of an earlier run.")
+@overwrite_option
+@quiet_option
+def predict(raster: str, model: str, output: tuple[str, ...], quiet: bool, **given: Any) -> None:
+    """Segment RASTER: a mask and its polygons. Started again after a stop, it goes on."""
+    from gimseg.segmenting import segment
+
+    given["bands"] = _numbers(given["bands"])
+    given["nodata"] = _nodata(given["nodata"])
+    done = segment(raster, model, output, progress=_progress(quiet), **given)
+    if not quiet:
+        click.echo(done.text())
+
+
+@cli.command()
+@click.argument("mask", type=click.Path(exists=True, dir_okay=False))
+@click.option("-o", "--output", type=click.Path(), multiple=True, help="Layers to write. [default: MASK.shp]")
+@click.option("--min-area", "min_area_m2", default=0.0, help="Drop polygons below this area, m².")
+@click.option("--simplify", "simplify_m", default=0.0, help="Simplify within this tolerance, m.")
+@overwrite_option
+@quiet_option
+def vectorize(mask: str, output: tuple[str, ...], quiet: bool, **given: Any) -> None:
+    """Polygons of the classes of MASK (GeoTIFF)."""
+    from gimseg.segmenting import default_layer
+    from gimseg.vectorization import vectorize as run
+
+    done = run(mask, list(output) or default_layer(mask), progress=_progress(quiet), **given)
+    if not quiet:
+        click.echo(f"{done.count} polygons in {', '.join(map(str, done.paths))}")
+
+
+def _progress(quiet: bool) -> Any:
+    from gimseg.progress import ConsoleProgress, silent
+
+    return silent if quiet else ConsoleProgress()
+
+
+def _numbers(text: str | None) -> tuple[int, ...] | None:
+    try:
+        return tuple(int(part) for part in text.split(",")) if text else None
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is no list of band numbers such as 1,2,3") from error
+
+
+def _nodata(text: str | None) -> float | str | None:
+    try:
+        return text if text in (None, "auto") else float(str(text))
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is neither a number nor auto") from error
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        0: done; 1: a :class:`GimsegError`, told in one line; 2: wrong usage; 130:
+        interrupted. Any other error keeps its traceback.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        cli.main(args=list(given), prog_name="gimseg", standalone_mode=False)
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        print("\nInterrupted.", file=sys.stderr)
+        if given and given[0] in _RESUMABLE:
+            import shlex
+
+            print(f"Finished parts are kept. Go on with: gimseg {shlex.join(given)}", file=sys.stderr)
+        return 130
+    except GimsegError as error:
+        print(f"Error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0

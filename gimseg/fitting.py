@@ -1,0 +1,244 @@
+"""One network fitted on batches of labelled windows, with lightning."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from gimseg.datasets import Sample
+from gimseg.losses import Loss
+from gimseg.metrics import Confusion
+from gimseg.progress import Progress
+from gimseg.torchvision_ops import declare_missing_operators
+
+declare_missing_operators()
+
+from lightning.pytorch import Callback, LightningModule, Trainer  # noqa: E402
+
+SCHEDULES = ("one_cycle", "cosine", "step", "plateau", "constant")
+OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": lambda parameters, **given: torch.optim.SGD(parameters, momentum=0.9, nesterov=True, **given),
+}
+
+
+def schedule_factor(name: str, share: float, warmup: float) -> float:
+    """What the highest learning rate is multiplied with.
+
+    Args:
+        name: one of ``SCHEDULES``; ``plateau`` is ``constant`` here, its steps come
+            from the validation score.
+        share: how much of the training is over, 0 to 1.
+        warmup: share in which the rate rises linearly from a hundredth.
+
+    Returns:
+        0.0001 to 1.
+
+    Example:
+        >>> [round(schedule_factor("cosine", share, 0.1), 3) for share in (0, 0.1, 0.55, 1)]
+        [0.01, 1.0, 0.5, 0.0]
+        >>> [round(schedule_factor("step", share, 0), 2) for share in (0.2, 0.4, 0.7, 0.95)]
+        [1.0, 0.3, 0.09, 0.03]
+
+    Source: one_cycle rises for at least a quarter: Smith & Topin 2018, arXiv
+    1708.07120; cosine: Loshchilov & Hutter 2017, arXiv 1608.03983.
+    """
+    share = min(max(share, 0.0), 1.0)
+    warmup = max(warmup, 0.25) if name == "one_cycle" else warmup
+    if share < warmup:
+        return 0.01 + 0.99 * share / warmup
+    rest = (share - warmup) / (1 - warmup) if warmup < 1 else 1.0
+    if name in ("one_cycle", "cosine"):
+        return max(1e-4, 0.5 * (1 + math.cos(math.pi * rest)))
+    if name == "step":
+        return float(0.3 ** sum(rest >= bound for bound in (1 / 3, 2 / 3, 0.9)))
+    return 1.0
+
+
+class Fit(LightningModule):
+    """Network, loss and rates; keeps a moving average of the weights and scores that.
+
+    Args:
+        network: takes float32 (N, bands, rows, cols), gives logits (N, channels, rows, cols).
+        loss: takes logits and labels.
+        settings: a :class:`gimseg.training.Settings`.
+        steps: number of batches of the whole training.
+        classes: number of classes with the background.
+    """
+
+    def __init__(self, network: torch.nn.Module, loss: Loss, settings: Any, steps: int, classes: int) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = loss
+        self.settings = settings
+        self.steps = steps
+        self.classes = classes
+        self.average = (
+            AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.averaging), use_buffers=True)
+            if settings.averaging
+            else None
+        )
+        self.elapsed_s = 0.0
+        self._clock = time.monotonic()
+        self._confusion = Confusion.zeros(classes)
+        self._losses: dict[str, list[float]] = {"train": [], "val": []}
+        self.history: list[dict[str, float]] = []
+
+    @property
+    def share(self) -> float:
+        """How much of the training is over, 0 to 1: by steps, or by minutes where these are bounded."""
+        by_steps = self.global_step / self.steps
+        by_time = self.elapsed_s / (60 * self.settings.minutes) if self.settings.minutes else 0.0
+        return min(1.0, max(by_steps, by_time))
+
+    @property
+    def best_network(self) -> torch.nn.Module:
+        """The averaged network, where there is one."""
+        return self.average.module if self.average is not None else self.network
+
+    def configure_optimizers(self) -> Any:
+        settings = self.settings
+        optimiser = OPTIMISERS[settings.optimiser](
+            self.network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self._plateau = (
+            torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, mode="max", factor=0.3, patience=3)
+            if settings.schedule == "plateau"
+            else None
+        )
+        return optimiser
+
+    def on_fit_start(self) -> None:
+        self._clock = time.monotonic()
+
+    def on_train_epoch_start(self) -> None:
+        self._losses["train"] = []
+
+    def on_train_batch_start(self, batch: Sample, batch_index: int) -> None:
+        settings = self.settings
+        for group in self.optimizers().param_groups:  # type: ignore[union-attr]
+            if self._plateau is None or self.share < settings.warmup:
+                group["lr"] = settings.learning_rate * schedule_factor(settings.schedule, self.share, settings.warmup)
+
+    def training_step(self, batch: Sample, batch_index: int) -> torch.Tensor:
+        logits = self.network(batch["image"].contiguous(memory_format=torch.channels_last))
+        loss = self.loss(logits.float(), batch["labels"])
+        self._losses["train"].append(float(loss.detach()))
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Sample, batch_index: int) -> None:
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+            # The first steps from random weights are no good to average over.
+            if self.global_step <= 20:
+                self.average.n_averaged.zero_()
+        now = time.monotonic()
+        self.elapsed_s += now - self._clock
+        self._clock = now
+        if self.share >= 1:
+            self.trainer.should_stop = True
+
+    def on_validation_epoch_start(self) -> None:
+        self._confusion = Confusion.zeros(self.classes)
+        self._losses["val"] = []
+
+    def validation_step(self, batch: Sample, batch_index: int) -> None:
+        network = self.average if self.average is not None else self.network
+        logits = network(batch["image"].contiguous(memory_format=torch.channels_last)).float()
+        self._losses["val"].append(float(self.loss(logits, batch["labels"])))
+        classes = logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(1)
+        truth, prediction = batch["labels"].cpu().numpy(), classes.to(torch.uint8).cpu().numpy()
+        self._confusion = self._confusion + Confusion.of(truth, prediction, self.classes)
+
+    def on_validation_epoch_end(self) -> None:
+        if self.trainer.sanity_checking:
+            return
+        self._clock, started = time.monotonic(), self._clock
+        self.elapsed_s += self._clock - started
+        row = {
+            "epoch": float(self.current_epoch + 1),
+            "seconds": round(self.elapsed_s, 1),
+            "learning_rate": float(self.optimizers().param_groups[0]["lr"]),  # type: ignore[union-attr]
+            "train_loss": _mean(self._losses["train"]),
+            "val_loss": _mean(self._losses["val"]),
+            "val_iou": _score(self._confusion),
+        }
+        self.history.append(row)
+        if self._plateau is not None and self.share >= self.settings.warmup:
+            self._plateau.step(row["val_iou"])
+        self.log("val_iou", row["val_iou"])
+
+    @property
+    def running_loss(self) -> float:
+        """Mean loss of the last batches of this epoch."""
+        return _mean(self._losses["train"][-20:])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["gimseg"] = {"elapsed_s": self.elapsed_s, "history": self.history}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.elapsed_s = checkpoint["gimseg"]["elapsed_s"]
+        self.history = checkpoint["gimseg"]["history"]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
+
+
+def _score(confusion: Confusion) -> float:
+    """Mean IoU of the classes present; 0 where none is, so that the first epoch counts as bad."""
+    score = confusion.mean_iou
+    return 0.0 if math.isnan(score) else float(score)
+
+
+class Report(Callback):
+    """Tells progress after each batch; writes ``metrics.csv`` after each epoch."""
+
+    def __init__(self, folder: Path, progress: Progress) -> None:
+        self.folder = folder
+        self.progress = progress
+
+    def on_train_batch_end(self, trainer: Trainer, fit: Fit, *args: Any) -> None:  # type: ignore[override]
+        last = f"  val IoU {fit.history[-1]['val_iou']:.3f}" if fit.history else ""
+        total = max(fit.global_step, round(fit.global_step / max(fit.share, 1e-6)))
+        self.progress("train", fit.global_step, total, "steps", f"loss {fit.running_loss:.3f}{last}")
+
+    def on_validation_end(self, trainer: Trainer, fit: Fit) -> None:  # type: ignore[override]
+        if fit.history:
+            write_history(self.folder / "metrics.csv", fit.history)
+
+
+def write_history(path: Path, history: Sequence[dict[str, float]]) -> None:
+    """One row an epoch, as CSV."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(history[0]))
+        writer.writeheader()
+        for row in history:
+            writer.writerow({key: f"{value:.6g}" for key, value in row.items()})
+
+
+def draw_history(path: Path, history: Sequence[dict[str, float]]) -> None:
+    """Loss, IoU and learning rate over the epochs, as a picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    epochs = [row["epoch"] for row in history]
+    panels = [("loss", ("train_loss", "val_loss")), ("IoU", ("val_iou",)), ("learning rate", ("learning_rate",))]
+    for axes, (title, names) in zip(figure.subplots(1, 3), panels, strict=True):
+        for name in names:
+            axes.plot(epochs, [row[name] for row in history], marker=".", label=name.replace("_", " "))
+        axes.set(title=title, xlabel="epoch")
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    figure.savefig(path, dpi=110)

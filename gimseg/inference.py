@@ -1,0 +1,338 @@
+"""Raster and model to a mask: in blocks, in bounded memory, and resumable.
+
+Reading, the network and writing overlap in time: one thread reads and normalises a
+few blocks ahead, the caller's runs the network, one writes what is finished.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+
+from gimseg import __version__
+from gimseg.errors import PredictionError
+from gimseg.legend import UNLABELLED, Legend
+from gimseg.models import Model
+from gimseg.parts import Parts
+from gimseg.preflight import Options, Plan, plan_prediction
+from gimseg.progress import Progress, format_duration, silent
+from gimseg.rasters import new_raster
+from gimseg.stitching import Mosaic, stitch
+from gimseg.tiling import Block, Lattice, chunks, plan_windows, roi_shape, shift
+
+__all__ = ["Options", "Plan", "Prediction", "Predictor", "predict"]
+
+_AHEAD = 2
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a run has made.
+
+    Args:
+        path: of the mask.
+        counts: pixels by class name; besides ``background`` and ``no data``.
+        shape: rows and columns of the mask, px.
+        seconds: that this run took.
+        blocks: of the raster.
+        resumed: blocks that an earlier run had finished.
+        notes: what a person should know.
+    """
+
+    path: Path
+    counts: dict[str, int]
+    shape: tuple[int, int]
+    seconds: float
+    blocks: int
+    resumed: int
+    notes: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """A line for people, and the notes."""
+        valid = sum(self.counts.values()) - self.counts["no data"]
+        named = [name for name in self.counts if name not in ("background", "no data")]
+        shares = ", ".join(f"{name} {self.counts[name] / max(valid, 1):.1%}" for name in named)
+        head = f"{self.path}: {self.shape[1]} x {self.shape[0]} px, {shares}, in {format_duration(self.seconds)}"
+        return "\n".join([head, *self.notes])
+
+
+class _Loaded(NamedTuple):
+    block: Block
+    image: np.ndarray | None
+    """float32 (bands, rows, cols) of `block.read`; None: nothing to predict."""
+    wanted: np.ndarray
+    """bool (rows, cols) of `block.core`: valid and inside the AoI."""
+
+
+class Predictor:
+    """A loaded network for any number of rasters.
+
+    Args:
+        model: a Model, its folder, or ``"builtin"``.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
+        precision: ``"float32"``, ``"bfloat16"``, or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
+        batch: windows at once; None: 1, and 4 on CUDA.
+
+    Raises:
+        PredictionError: there is no such device or precision.
+        ModelError: the model cannot be loaded.
+
+    Example::
+
+        predictor = Predictor("models/buildings")
+        for path in images:
+            predictor.predict(path, output=path.with_suffix(".mask.tif"))
+    """
+
+    def __init__(
+        self,
+        model: Model | str | os.PathLike[str] = "builtin",
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        batch: int | None = None,
+    ) -> None:
+        self.model = model if isinstance(model, Model) else Model.load(model)
+        self.device = _choose_device(device)
+        self.precision = _choose_precision(precision, self.device)
+        self.batch = batch or (4 if self.device.type == "cuda" else 1)
+        self.fingerprint = self.model.fingerprint()
+        # A copy: the caller's network stays where it is, and as it is.
+        network = copy.deepcopy(self.model.network).eval().to(self.device)
+        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def plan(self, raster: str | os.PathLike[str], output: str | os.PathLike[str], **options: Any) -> Plan:
+        """Check everything that can be checked before the first window; see :func:`predict` for the options.
+
+        Raises:
+            GimsegError: what stands in the way.
+        """
+        engine = {"device": self.device.type, "precision": self.precision, "batch": self.batch}
+        return plan_prediction(raster, output, self.model, self.fingerprint, engine, Options(**options))
+
+    def predict(
+        self,
+        raster: str | os.PathLike[str],
+        output: str | os.PathLike[str],
+        *,
+        progress: Progress = silent,
+        **options: Any,
+    ) -> Prediction:
+        """A raster to a mask; see :func:`predict`."""
+        return self.run(self.plan(raster, output, **options), progress=progress)
+
+    def run(self, plan: Plan, *, progress: Progress = silent) -> Prediction:
+        """Do what was planned.
+
+        Raises:
+            PredictionError: another run is writing this output.
+            ResumeError: finished blocks are there that belong to another run.
+            RasterError: a window cannot be read; finished blocks stay.
+            OutputError: the disk refuses.
+        """
+        started = time.monotonic()
+        with Parts(plan.output, plan.identity, restart=plan.options.restart) as parts:
+            todo = [block for block in plan.blocks if not parts.has(block)]
+            self._predict_blocks(plan, parts, todo, progress)
+            counts = _assemble(plan, parts, self._tags(plan), progress)
+            parts.remove()
+        return Prediction(
+            path=plan.output,
+            counts=_named(counts, self.model.recipe.legend),
+            shape=plan.lattice.shape,
+            seconds=time.monotonic() - started,
+            blocks=len(plan.blocks),
+            resumed=len(plan.blocks) - len(todo),
+            notes=plan.notes,
+        )
+
+    def predict_block(self, image: np.ndarray, block: Block, lattice: Lattice, wanted: np.ndarray) -> np.ndarray:
+        """Classes of a block.
+
+        Args:
+            image: normalised float32 (bands, rows, cols) of `block.read`.
+            block: where.
+            lattice: of the raster.
+            wanted: bool (rows, cols) of `block.core`; other pixels become 255, and
+                windows without any are not computed.
+
+        Returns:
+            uint8 (rows, cols) of `block.core`.
+        """
+        mosaic = Mosaic(block.core)
+        asked = []
+        for window in plan_windows(lattice, block):
+            if wanted[shift(window.core, block.core)].any():
+                asked.append(window)
+            else:
+                mosaic.skip(window)
+        stitch(mosaic, asked, image, block.read, self.classify, batch=self.batch)
+        return np.where(wanted, mosaic.to_array(), np.uint8(UNLABELLED))
+
+    def classify(self, images: np.ndarray) -> np.ndarray:
+        """Normalised float32 (N, bands, rows, cols) to raster values, uint8 (N, rows, cols)."""
+        half = self.precision == "bfloat16"
+        context = torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext()
+        with torch.inference_mode(), context:
+            batch = torch.from_numpy(images).to(self.device, memory_format=torch.channels_last)
+            return self.model.recipe.classify(self._network(batch).float())
+
+    def _predict_blocks(self, plan: Plan, parts: Parts, todo: Sequence[Block], progress: Progress) -> None:
+        total = sum(np.prod(block.shape) for block in todo) / 1e6
+        done = 0.0
+        readers, writers = ThreadPoolExecutor(1, "gimseg-reader"), ThreadPoolExecutor(1, "gimseg-writer")
+        writing: deque[Future[None]] = deque()
+        try:
+            progress("predict", 0, total, "Mpx")
+            for loaded in _ahead(readers, lambda block: _load(plan, self.model, block), todo):
+                values = self._predict_loaded(plan, loaded)
+                if len(writing) >= _AHEAD:
+                    writing.popleft().result()
+                writing.append(writers.submit(parts.write, loaded.block, values, plan.geobox))
+                done += float(np.prod(loaded.block.shape)) / 1e6
+                progress("predict", done, total, "Mpx")
+            while writing:
+                writing.popleft().result()
+        finally:
+            readers.shutdown(cancel_futures=True)
+            # What is computed is worth keeping, also when the run is being stopped.
+            writers.shutdown()
+
+    def _predict_loaded(self, plan: Plan, loaded: _Loaded) -> np.ndarray:
+        if loaded.image is None:
+            return np.full(loaded.block.shape, UNLABELLED, np.uint8)
+        return self.predict_block(loaded.image, loaded.block, plan.lattice, loaded.wanted)
+
+    def _tags(self, plan: Plan) -> dict[str, str]:
+        """Where the mask comes from. No time: the same run ends with the same bytes."""
+        recipe = self.model.recipe
+        return {
+            "TIFFTAG_SOFTWARE": f"gimseg {__version__}",
+            "gimseg_model": self.model.name,
+            "gimseg_model_fingerprint": self.fingerprint,
+            "gimseg_raster": Path(plan.raster.path).name,
+            "gimseg_resolution": " ".join(f"{size:.9g}" for size in plan.resolution),
+            "gimseg_window": str(recipe.window),
+            "gimseg_halo": str(recipe.halo),
+            "gimseg_precision": self.precision,
+        }
+
+
+def predict(
+    raster: str | os.PathLike[str],
+    model: Model | str | os.PathLike[str] = "builtin",
+    *,
+    output: str | os.PathLike[str],
+    device: str = "auto",
+    precision: str = "auto",
+    progress: Progress = silent,
+    **options: Any,
+) -> Prediction:
+    """Segment a raster into a mask: a GeoTIFF of class values, 255 where there is no image.
+
+    A run that was stopped goes on where it was when it is started again in the same
+    way, and ends with the same bytes.
+
+    Args:
+        raster: georeferenced image.
+        model: a Model, its folder, or ``"builtin"``.
+        output: the mask, ``.tif``.
+        device: see :class:`Predictor`.
+        precision: see :class:`Predictor`.
+        progress: told how far the work is.
+        **options: fields of :class:`gimseg.preflight.Options`: ``aoi``, ``bands``,
+            ``nodata``, ``crs``, ``resolution``, ``block_size``, ``overwrite``, ``restart``.
+
+    Returns:
+        what was made.
+
+    Raises:
+        GimsegError: what stands in the way, before the first window where it can be known.
+    """
+    return Predictor(model, device=device, precision=precision).predict(raster, output, progress=progress, **options)
+
+
+def _load(plan: Plan, model: Model, block: Block) -> _Loaded:
+    """Read and normalise a block with its halo, if anything in it is asked for."""
+    nothing = np.zeros(block.shape, bool)
+    inside = None if plan.aoi is None else plan.aoi.burn_mask(plan.geobox[block.core])
+    if inside is not None and not inside.any():
+        return _Loaded(block, None, nothing)
+    pixels = plan.view.read(block.read)
+    wanted = pixels.valid[shift(block.core, block.read)]
+    if inside is not None:
+        wanted = wanted & inside
+    if not wanted.any():
+        return _Loaded(block, None, nothing)
+    return _Loaded(block, model.recipe.prepare(pixels), wanted)
+
+
+def _ahead(pool: ThreadPoolExecutor, work: Callable[[Block], T], blocks: Sequence[Block]) -> Iterator[T]:
+    """Results in order, a few computed before they are asked for."""
+    coming: deque[Future[T]] = deque()
+    for block in blocks:
+        coming.append(pool.submit(work, block))
+        if len(coming) > _AHEAD:
+            yield coming.popleft().result()
+    while coming:
+        yield coming.popleft().result()
+
+
+def _assemble(plan: Plan, parts: Parts, tags: dict[str, str], progress: Progress) -> np.ndarray:
+    """Finished blocks to one GeoTIFF; pixels by value, int64 (256)."""
+    counts = np.zeros(256, np.int64)
+    legend = plan.legend
+    total, done = float(np.prod(plan.lattice.shape)) / 1e6, 0.0
+    writer = new_raster(
+        plan.output,
+        plan.geobox,
+        nodata=UNLABELLED,
+        overwrite=plan.options.overwrite,
+        colours=legend.colours,
+        tags=tags,
+        category_names={0: "background", **dict(zip(legend.values, legend.names, strict=True))},
+    )
+    with writer as raster:
+        # Whole tiles, always in the same order: the bytes do not tell how large the blocks were.
+        for roi in chunks(plan.lattice.shape, 512, 4096):
+            values = parts.read(roi, plan.blocks_at(roi))
+            raster.write(values, roi)
+            counts += np.bincount(values.ravel(), minlength=256)
+            done += float(np.prod(roi_shape(roi))) / 1e6
+            progress("write", done, total, "Mpx")
+    return counts
+
+
+def _named(counts: np.ndarray, legend: Legend) -> dict[str, int]:
+    values = {"background": 0, **dict(zip(legend.names, legend.values, strict=True)), "no data": UNLABELLED}
+    return {name: int(counts[value]) for name, value in values.items()}
+
+
+def _choose_device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise PredictionError(f"device {device!r} cannot be used ({reason}): take auto, cpu or cuda") from error
+    return chosen
+
+
+def _choose_precision(precision: str, device: torch.device) -> str:
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise PredictionError(f"precision {precision!r}: auto, float32 or bfloat16 is needed")
+    return precision if precision != "auto" else "bfloat16" if device.type == "cuda" else "float32"

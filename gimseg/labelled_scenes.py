@@ -1,0 +1,193 @@
+"""A raster with its ground truth, window by window, on one grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Protocol
+
+import numpy as np
+from odc.geo.geobox import GeoBox
+
+from gimseg.legend import UNLABELLED, Legend
+from gimseg.rasters import Pixels, Raster, RasterView, Roi
+from gimseg.vectors import Shapes
+
+
+class Holdout(Protocol):
+    """Says which ground belongs to which split, where the datasets do not say it."""
+
+    def mask(self, window: GeoBox, split: str) -> np.ndarray:
+        """Where the window's pixels belong to `split`: bool (rows, cols)."""
+
+
+@dataclass(frozen=True)
+class LabelledScene:
+    """One raster at the ground resolution, with its ground truth.
+
+    Args:
+        tag: tag of its dataset.
+        raster: the raster.
+        view: the raster on its grid at the ground resolution.
+        legend: classes.
+        truth: objects to burn.
+        truth_views: rasters of class values, read on the same grid.
+        areas: split -> where the ground truth is complete for that split; the key
+            None holds for every split.
+        split: split of the whole scene, if it has one.
+        holdout: what divides a scene without a split.
+        notes: what a person should know.
+    """
+
+    tag: str
+    raster: Raster
+    view: RasterView
+    legend: Legend
+    truth: tuple[Shapes, ...] = ()
+    truth_views: tuple[RasterView, ...] = ()
+    areas: dict[str | None, Shapes] = field(default_factory=dict)
+    split: str | None = None
+    holdout: Holdout | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """Where the raster lies."""
+        return self.raster.path
+
+    @property
+    def geobox(self) -> GeoBox:
+        """The grid at the ground resolution."""
+        return self.view.geobox
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns) at the ground resolution."""
+        return (self.view.shape[0], self.view.shape[1])
+
+    @property
+    def splits(self) -> frozenset[str]:
+        """Splits that its ground is known to belong to; empty if nothing was said."""
+        if self.split:
+            return frozenset({self.split})
+        return frozenset({"train", "val"} if self.holdout else {key for key in self.areas if key})
+
+    def read(self, roi: Roi, split: str | None = None) -> tuple[Pixels, np.ndarray]:
+        """Pixels of a window and their labels.
+
+        Args:
+            roi: (rows, columns); may stick out of the grid.
+            split: only ground of this split keeps its labels; None: all.
+
+        Returns:
+            pixels: data float32 (bands, rows, cols), valid bool (rows, cols).
+            labels: uint8 (rows, cols); 255 where unlabelled or invalid.
+        """
+        pixels = self.view.read(roi)
+        labels = self.read_labels(roi, split)
+        labels[~pixels.valid] = UNLABELLED
+        return pixels, labels
+
+    def read_labels(self, roi: Roi, split: str | None = None) -> np.ndarray:
+        """Labels of a window, whether its pixels are valid or not: uint8 (rows, cols)."""
+        window = self.geobox[_inside(roi, self.shape)]
+        labels = np.full((roi[0].stop - roi[0].start, roi[1].stop - roi[1].start), UNLABELLED, np.uint8)
+        if (self.split is None or split in (None, self.split)) and 0 not in window.shape:
+            rows, cols = (max(0, -axis.start) for axis in roi)
+            labels[rows : rows + window.shape[0], cols : cols + window.shape[1]] = self._burn(roi, window, split)
+        return labels
+
+    def _burn(self, roi: Roi, window: GeoBox, split: str | None) -> np.ndarray:
+        partial = any(shapes.partial for shapes in self.truth) or not (self.truth or self.truth_views)
+        labels = np.full(window.shape, UNLABELLED if partial else 0, np.uint8)
+        for view in self.truth_views:
+            pixels = view.read_values(_inside(roi, self.shape))
+            values = np.where(pixels.valid, _legend_values(pixels.data[0], self.legend), UNLABELLED)
+            # A raster of labels says nothing where it does not reach; another one may.
+            labels = np.where(pixels.valid, values, labels) if len(self.truth_views) > 1 else values
+        for shapes in self.truth:
+            drawn = shapes.burn(window, fill=0)
+            labels = np.where(drawn == 0, labels, drawn)
+        if self.areas:
+            inside = np.zeros(window.shape, bool)
+            for key, area in self.areas.items():
+                if split is None or key in (None, split):
+                    inside |= area.burn_mask(window)
+            labels = np.where(inside, labels, UNLABELLED)
+        if self.holdout is not None and split is not None:
+            labels = np.where(self.holdout.mask(window, split), labels, UNLABELLED)
+        return labels.astype(np.uint8)
+
+    def in_memory(self) -> LabelledScene:
+        """The same scene with all its pixels and labels held in memory, for quick random windows."""
+        return MemoryScene(**{item.name: getattr(self, item.name) for item in fields(LabelledScene)})
+
+
+@dataclass(frozen=True)
+class MemoryScene(LabelledScene):
+    """A LabelledScene that is read once, row by row, and kept."""
+
+    def __post_init__(self) -> None:
+        rows, cols = self.shape
+        bands = len(self.raster.bands)
+        data, valid = np.zeros((bands, rows, cols), np.float32), np.zeros((rows, cols), bool)
+        labels: dict[str | None, np.ndarray] = {}
+        for key in {None, *self.splits}:
+            labels[key] = np.full((rows, cols), UNLABELLED, np.uint8)
+        for start in range(0, rows, 512):
+            strip = (slice(start, min(start + 512, rows)), slice(0, cols))
+            data[:, strip[0]], valid[strip[0]] = self.view.read(strip)
+            for key, plane in labels.items():
+                plane[strip[0]] = LabelledScene.read_labels(self, strip, key)
+        object.__setattr__(self, "_planes", (data, valid, labels))
+
+    def read(self, roi: Roi, split: str | None = None) -> tuple[Pixels, np.ndarray]:
+        data, valid, _ = self._planes  # type: ignore[attr-defined]
+        pixels = Pixels(_cut(data, roi, 0), _cut(valid, roi, False))
+        labels = self.read_labels(roi, split)
+        labels[~pixels.valid] = UNLABELLED
+        return pixels, labels
+
+    def read_labels(self, roi: Roi, split: str | None = None) -> np.ndarray:
+        labels = self._planes[2]  # type: ignore[attr-defined]
+        if split is not None and split not in labels:
+            # Ground of no split at all serves every split that is asked for.
+            if self.splits:
+                return np.full((roi[0].stop - roi[0].start, roi[1].stop - roi[1].start), UNLABELLED, np.uint8)
+            split = None
+        return _cut(labels[split], roi, UNLABELLED)
+
+
+def _cut(plane: np.ndarray, roi: Roi, fill: float) -> np.ndarray:
+    """A copy of a window of (…, rows, cols), filled where it sticks out."""
+    inside = _inside(roi, plane.shape[-2:])
+    cut = np.full((*plane.shape[:-2], *(axis.stop - axis.start for axis in roi)), fill, plane.dtype)
+    offsets = [max(0, -axis.start) for axis in roi]
+    target = tuple(
+        slice(offset, offset + max(0, axis.stop - axis.start)) for offset, axis in zip(offsets, inside, strict=True)
+    )
+    cut[(..., *target)] = plane[(..., *inside)]
+    return cut
+
+
+def _inside(roi: Roi, shape: Sequence[int]) -> Roi:
+    """The part of a window that lies on the grid; empty slices where none does."""
+    rows, cols = (
+        slice(min(max(axis.start, 0), size), max(min(axis.stop, size), min(max(axis.start, 0), size)))
+        for axis, size in zip(roi, shape, strict=True)
+    )
+    return rows, cols
+
+
+def _legend_values(values: np.ndarray, legend: Legend) -> np.ndarray:
+    """Values of a label raster as classes of the legend; unknown ones are unlabelled."""
+    known = {0: 0, UNLABELLED: UNLABELLED}
+    known.update({int(value): int(value) for value in legend.values})
+    for value in np.unique(values):
+        meaning = legend.value_of(int(value))
+        if meaning is not None:
+            known[int(value)] = meaning
+    classes = np.full(values.shape, UNLABELLED, np.uint8)
+    for value, meaning in known.items():
+        classes[values == value] = meaning
+    return classes

@@ -1,0 +1,270 @@
+"""What can be known before the first window is predicted, and refused."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from odc.geo.geobox import GeoBox
+
+from gimseg import __version__
+from gimseg.errors import OutputError, PredictionError
+from gimseg.legend import Legend
+from gimseg.models import Model
+from gimseg.networks import takes_window
+from gimseg.outputs import check_outputs
+from gimseg.parts import content_identity, file_identity
+from gimseg.raster_files import DRIVERS, check_file, open_dataset
+from gimseg.rasters import Raster, RasterView, metres_per_unit, open_raster
+from gimseg.recipes import Recipe
+from gimseg.tiling import Block, Lattice, Roi, plan_blocks, roi_shape
+from gimseg.vectors import Shapes, check_overlap, open_layer
+
+# Parts and mask are compressed, the mask with overviews: far less than a byte a pixel.
+_DISK_SHARE = 1 / 8
+_BLOCKS_IN_MEMORY = 5
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a raster is to be predicted.
+
+    Args:
+        aoi: vector layer; pixels outside its polygons become 255.
+        bands: of the raster, from 1, in the model's order; None: those of the model.
+        nodata: a value that marks invalid pixels, or ``"auto"``, see :func:`gimseg.rasters.open_raster`.
+        crs: of a raster that has none.
+        resolution: metres per pixel; None: the model's.
+        block_size: side of a block, px: memory grows with it, the result does not change.
+        overwrite: an existing output may be replaced.
+        restart: throw away the finished blocks of an earlier run.
+    """
+
+    aoi: str | os.PathLike[str] | None = None
+    bands: Sequence[int] | None = None
+    nodata: float | Literal["auto"] | None = None
+    crs: Any = None
+    resolution: float | None = None
+    block_size: int = 2048
+    overwrite: bool = False
+    restart: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A prediction that can start.
+
+    Args:
+        raster: the image.
+        view: the image on the output's grid.
+        output: the mask.
+        lattice: of windows.
+        blocks: row by row.
+        legend: of the mask.
+        aoi: polygons outside of which nothing is predicted.
+        identity: what pins the run, plain values.
+        options: as given.
+        notes: what a person should know.
+    """
+
+    raster: Raster
+    view: RasterView
+    output: Path
+    lattice: Lattice
+    blocks: tuple[Block, ...]
+    legend: Legend
+    aoi: Shapes | None
+    identity: Mapping[str, Any]
+    options: Options
+    notes: tuple[str, ...]
+
+    @property
+    def geobox(self) -> GeoBox:
+        """Grid of the mask."""
+        return self.view.geobox
+
+    @property
+    def resolution(self) -> tuple[float, float]:
+        """Size of a pixel of the mask along (y, x), in the CRS's unit."""
+        return abs(self.geobox.affine.e), abs(self.geobox.affine.a)
+
+    @property
+    def windows(self) -> int:
+        """Windows that are to be computed at most."""
+        return math.prod(self.lattice.counts)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What reading ahead holds at most, about; the network comes on top."""
+        rows, cols = roi_shape(self.blocks[0].read)
+        return rows * cols * len(self.raster.bands) * 4 * _BLOCKS_IN_MEMORY
+
+    @property
+    def disk_bytes(self) -> int:
+        """What parts and mask take, about."""
+        return int(math.prod(self.lattice.shape) * _DISK_SHARE) + 2**20
+
+    def blocks_at(self, roi: Roi) -> list[Block]:
+        """The blocks that meet a region."""
+        side_rows, side_cols = self.blocks[0].shape
+        across = self.blocks[-1].col + 1
+        rows, cols = (
+            range(part.start // side, (part.stop - 1) // side + 1)
+            for part, side in zip(roi, (side_rows, side_cols), strict=True)
+        )
+        return [self.blocks[row * across + col] for row in rows for col in cols]
+
+    def text(self) -> str:
+        """Lines for people."""
+        rows, cols = self.lattice.shape
+        size = " x ".join(f"{part:g}" for part in self.resolution[::-1])
+        lines = [
+            f"{self.raster.path}: bands {', '.join(map(str, self.raster.bands))}, {self.raster.dtype}",
+            f"{self.output}: {cols} x {rows} px of {size} {self.raster.unit}, {', '.join(self.legend.names)}",
+            f"{len(self.blocks)} blocks, {self.windows} windows of {self.lattice.window} px with a halo of "
+            f"{self.lattice.halo} px; about {_megabytes(self.memory_bytes)} of memory besides the network, "
+            f"{_megabytes(self.disk_bytes)} of disk",
+        ]
+        return "\n".join([*lines, *self.notes])
+
+
+def plan_prediction(
+    raster: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    model: Model,
+    fingerprint: str,
+    engine: Mapping[str, Any],
+    options: Options,
+) -> Plan:
+    """Check all that can be checked without predicting.
+
+    Args:
+        raster: the image.
+        output: the mask.
+        model: that predicts.
+        fingerprint: of the model.
+        engine: what else results depend on: device, precision.
+        options: see there.
+
+    Raises:
+        GimsegError: what stands in the way.
+    """
+    recipe = model.recipe
+    output = Path(output)
+    if output.suffix.lower() not in (".tif", ".tiff"):
+        raise OutputError(f"{output}: a mask is a GeoTIFF: give a name that ends in .tif")
+    inputs = [path for path in (raster, options.aoi) if path is not None]
+    check_outputs([output], inputs, overwrite=options.overwrite)
+    opened = _open(raster, recipe, options)
+    geobox, notes = _grid(opened, recipe, options)
+    lattice = _lattice((int(geobox.shape[0]), int(geobox.shape[1])), model)
+    plan = Plan(
+        raster=opened,
+        view=opened.on(geobox),
+        output=output,
+        lattice=lattice,
+        blocks=tuple(plan_blocks(lattice, options.block_size)),
+        legend=recipe.legend,
+        aoi=_open_aoi(options.aoi, geobox),
+        identity=_identity(opened, model, fingerprint, engine, options),
+        options=options,
+        notes=(*opened.notes, *notes),
+    )
+    free = shutil.disk_usage(output.absolute().parent).free
+    if free < plan.disk_bytes:
+        raise OutputError(
+            f"{output} needs about {_megabytes(plan.disk_bytes)} of disk, {_megabytes(free)} are free: make room or "
+            "write to another disk"
+        )
+    return plan
+
+
+def _open(path: str | os.PathLike[str], recipe: Recipe, options: Options) -> Raster:
+    bands = tuple(options.bands or recipe.bands)
+    if len(bands) != len(recipe.bands):
+        raise PredictionError(
+            f"bands {', '.join(map(str, bands))} were asked for, the model takes {len(recipe.bands)} bands: give as many"
+        )
+    with open_dataset(check_file(path), DRIVERS) as dataset:
+        count = dataset.count
+    if not all(1 <= band <= count for band in bands):
+        raise PredictionError(
+            f"{path} has {count} band{'s' if count != 1 else ''}, the model needs bands {', '.join(map(str, bands))}: "
+            "use an image like those that it learned from, or say with --bands which bands take their places"
+        )
+    raster = open_raster(path, bands=bands, crs=options.crs, nodata=options.nodata)
+    if raster.dtype != recipe.dtype:
+        raise PredictionError(
+            f"{path} holds {raster.dtype}, the model learned from {recipe.dtype}: their values mean different things. "
+            f"Convert the image to {recipe.dtype} as the training images were, or train on images like it"
+        )
+    return raster
+
+
+def _grid(raster: Raster, recipe: Recipe, options: Options) -> tuple[GeoBox, list[str]]:
+    """Grid of the mask, and what to know about its resolution."""
+    if options.resolution is None and raster.crs is None and raster.unit == "pixel":
+        told = f"no georeference: its pixels are taken to be of the model's {recipe.resolution:g} m"
+        return raster.grid(None), [f"{raster.path}: {told}; say otherwise with --crs"]
+    notes = []
+    wanted = options.resolution or recipe.resolution
+    if raster.crs is None:
+        notes.append(f"{raster.path}: no CRS: its unit is taken for metres; declare one with --crs")
+    metres = metres_per_unit(raster.geobox)
+    own = max(size * unit for size, unit in zip(raster.resolution, metres, strict=True))
+    if own / recipe.resolution > 2:
+        notes.append(
+            f"{raster.path}: pixels of {own:.3g} m, the model learned from {recipe.resolution:g} m: "
+            f"{own / recipe.resolution:.3g} times coarser, so what it looks for may not be seen"
+        )
+    if not 0.5 <= wanted / recipe.resolution <= 2:
+        notes.append(f"resolution {wanted:g} m, the model learned from {recipe.resolution:g} m: expect poor results")
+    return raster.grid(wanted), notes
+
+
+def _lattice(shape: tuple[int, int], model: Model) -> Lattice:
+    recipe = model.recipe
+    lattice = Lattice(shape, recipe.window, recipe.halo, recipe.stride)
+    bands = len(recipe.bands)
+    if all(takes_window(model.network, side, bands=bands) for side in lattice.sides() if side != recipe.window):
+        return lattice
+    return Lattice(shape, recipe.window, recipe.halo, recipe.stride, smallest=recipe.window)
+
+
+def _open_aoi(path: str | os.PathLike[str] | None, geobox: GeoBox) -> Shapes | None:
+    if path is None:
+        return None
+    layer = open_layer(path)
+    check_overlap(layer, geobox)
+    shapes = layer.shapes(geobox)
+    if shapes.partial or not len(shapes):
+        found = "points or lines" if shapes.partial else "no polygon on the raster"
+        raise PredictionError(f"{path} holds {found}: an area of interest is made of polygons that meet the raster")
+    return shapes
+
+
+def _identity(
+    raster: Raster, model: Model, fingerprint: str, engine: Mapping[str, Any], options: Options
+) -> dict[str, Any]:
+    """All that the bytes of the parts depend on."""
+    return {
+        "gimseg": __version__,
+        "raster": file_identity(raster.path),
+        "model": {"name": model.name, "fingerprint": fingerprint},
+        "engine": dict(engine),
+        "bands": list(raster.bands),
+        "nodata": options.nodata,
+        "crs": None if options.crs is None else str(options.crs),
+        "resolution": options.resolution,
+        "block_size": options.block_size,
+        "aoi": None if options.aoi is None else content_identity(options.aoi),
+    }
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB"

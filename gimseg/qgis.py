@@ -1,0 +1,138 @@
+"""QGIS styles (.qml) for masks and polygons, in the legend's colours.
+
+QGIS takes the style of a layer from the ``.qml`` of the same name beside it. A mask
+``out.tif`` and its polygons ``out.shp`` share ``out.qml``: :func:`joint_style` holds both.
+Written and read by QGIS 3.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, SubElement
+
+from gimseg.legend import BACKGROUND, UNLABELLED, Legend, LegendClass
+from gimseg.outputs import write_text
+
+_FILL_OPACITY = 80  # of 255: the image stays readable under it
+_OUTLINE_MM = 0.36
+_CASING_MM = 0.76
+_CASING = "20,20,20,150"  # dark rim, so that the outline reads on bright roofs too
+_POLYGON_LAYER = "2"
+
+
+def raster_style(legend: Legend) -> str:
+    """Style of a class mask: a paletted renderer, background and 255 see-through."""
+    return _document([_pipe(legend)])
+
+
+def vector_style(legend: Legend) -> str:
+    """Style of polygons: one symbol if the legend is binary, else by the attribute ``class``.
+
+    Semi-transparent fill, clear outline with a dark rim, no labels.
+    """
+    return _document(_symbology(legend))
+
+
+def joint_style(legend: Legend) -> str:
+    """Style of a mask and of its polygons in one: each kind of layer takes its part."""
+    return _document([_pipe(legend), *_symbology(legend)])
+
+
+def style_path(layer: str | os.PathLike[str]) -> Path:
+    """Where QGIS looks for the style of a layer.
+
+    Example:
+        >>> style_path("out/roofs.shp").as_posix()
+        'out/roofs.qml'
+    """
+    return Path(layer).with_suffix(".qml")
+
+
+def write_style(layer: str | os.PathLike[str], style: str) -> Path:
+    """Write a style beside its layer, so that QGIS finds it; an older one is replaced.
+
+    Args:
+        layer: the raster or vector file.
+        style: what one of the style functions gave.
+
+    Returns:
+        the file that was written.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    path = style_path(layer)
+    write_text(path, style)
+    return path
+
+
+def _document(parts: Iterable[Element]) -> str:
+    # Symbology alone: what else a layer has (fields, scale limits) stays as it is.
+    root = Element("qgis", version="3.22.0", styleCategories="Symbology|Labeling", labelsEnabled="0")
+    root.extend(parts)
+    ElementTree.indent(root)
+    head = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
+    return head + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _pipe(legend: Legend) -> Element:
+    pipe = Element("pipe")
+    renderer = SubElement(pipe, "rasterrenderer", type="paletted", band="1", opacity="1", alphaBand="-1")
+    palette = SubElement(renderer, "colorPalette")
+    entries = [
+        (BACKGROUND, "background", "#000000", 0),
+        *((item.value, item.name, item.colour, 255) for item in legend.classes),
+        (UNLABELLED, "no data", "#000000", 0),
+    ]
+    for value, label, colour, opacity in entries:
+        SubElement(palette, "paletteEntry", value=str(value), label=label, color=colour, alpha=str(opacity))
+    return pipe
+
+
+def _symbology(legend: Legend) -> list[Element]:
+    kind = "singleSymbol" if legend.is_binary else "categorizedSymbol"
+    renderer = Element("renderer-v2", type=kind, forceraster="0", symbollevels="0", enableorderby="0")
+    if not legend.is_binary:
+        renderer.set("attr", "class")
+        categories = SubElement(renderer, "categories")
+        for order, item in enumerate(legend.classes):
+            SubElement(
+                categories,
+                "category",
+                render="true",
+                symbol=str(order),
+                value=item.name,
+                label=item.name,
+                type="string",
+            )
+    symbols = SubElement(renderer, "symbols")
+    for order, item in enumerate(legend.classes):
+        symbols.append(_symbol(str(order), item))
+    geometry = Element("layerGeometryType")
+    geometry.text = _POLYGON_LAYER
+    return [renderer, geometry]
+
+
+def _symbol(name: str, item: LegendClass) -> Element:
+    red, green, blue, _ = item.rgba
+    symbol = Element("symbol", name=name, type="fill", alpha="1", clip_to_extent="1", force_rhr="0")
+    casing = {"style": "no", "color": "0,0,0,0", "outline_color": _CASING, "outline_width": str(_CASING_MM)}
+    line = {
+        "style": "solid",
+        "color": f"{red},{green},{blue},{_FILL_OPACITY}",
+        "outline_color": f"{red},{green},{blue},255",
+        "outline_width": str(_OUTLINE_MM),
+    }
+    for properties in (casing, line):
+        layer = SubElement(symbol, "layer", {"class": "SimpleFill", "enabled": "1", "locked": "0", "pass": "0"})
+        properties |= {"outline_style": "solid", "outline_width_unit": "MM", "joinstyle": "miter"}
+        options = SubElement(layer, "Option", type="Map")
+        for key, value in properties.items():
+            SubElement(options, "Option", name=key, value=value, type="QString")
+        # QGIS before 3.22 reads these instead.
+        for key, value in properties.items():
+            SubElement(layer, "prop", k=key, v=value)
+    return symbol

@@ -1,0 +1,195 @@
+"""GeoTIFFs written whole: parts of a run, and large rasters block by block.
+
+A file appears under its name only once it is complete and has been read back.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+import numpy as np
+import rasterio
+from odc.geo.geobox import GeoBox
+from rasterio.enums import Resampling
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window
+
+from gimseg.errors import OutputError
+from gimseg.outputs import check_outputs, staged
+
+Roi = tuple[slice, slice]
+
+
+class RasterWriter:
+    """Writes windows of a raster that is being made by :func:`new_raster`."""
+
+    def __init__(self, dataset: Any, output: Path) -> None:
+        self._dataset = dataset
+        self._output = output
+        self.shape: tuple[int, int] = dataset.shape
+
+    def write(self, array: np.ndarray, roi: Roi) -> None:
+        """Write `array`, (rows, cols) or (bands, rows, cols), at `roi`.
+
+        Raises:
+            OutputError: the array does not fit the window, the window does not lie
+                inside the raster, or the disk refuses it.
+        """
+        array = array[np.newaxis] if array.ndim == 2 else array
+        rows, cols = roi
+        expected = (self._dataset.count, rows.stop - rows.start, cols.stop - cols.start)
+        if array.shape != expected:
+            raise OutputError(
+                f"{self._output}: given {array.shape}, needed {expected} (bands, rows, columns) for {roi}"
+            )
+        if min(rows.start, cols.start) < 0 or rows.stop > self.shape[0] or cols.stop > self.shape[1]:
+            raise OutputError(f"{self._output}: window {roi} does not lie inside its {self.shape} rows and columns")
+        try:
+            self._dataset.write(array, window=Window(cols.start, rows.start, expected[2], expected[1]))
+        except RasterioError as error:
+            raise OutputError(_write_failure(self._output, error)) from error
+
+
+@contextmanager
+def new_raster(
+    path: str | os.PathLike[str],
+    geobox: GeoBox,
+    *,
+    count: int = 1,
+    dtype: str = "uint8",
+    nodata: float | None = None,
+    overwrite: bool = False,
+    colours: Mapping[int, tuple[int, int, int, int]] | None = None,
+    band_names: Sequence[str] = (),
+    tags: Mapping[str, str] | None = None,
+    category_names: Mapping[int, str] | None = None,
+) -> Iterator[RasterWriter]:
+    """Make a large compressed GeoTIFF with overviews, window by window.
+
+    Windows that are whole 512 x 512 tiles are written fastest. When the block ends
+    well, overviews are built (each the commonest value for integers, the mean for
+    floats), the file is read back whole, and moved to its name. When it does not, nothing is left.
+
+    Args:
+        colours: value -> (red, green, blue, alpha), for one uint8 or uint16 band.
+        category_names: value -> class name; shown by QGIS and `gdalinfo`, and kept as tags.
+
+    Yields:
+        a :class:`RasterWriter`.
+
+    Raises:
+        OutputError: the output exists, or cannot be written whole.
+    """
+    output = Path(path)
+    check_outputs([output], overwrite=overwrite)
+    profile = _profile(geobox, count, dtype, nodata) | {"compress": "deflate", "zlevel": 6, "bigtiff": "if_safer"}
+    with staged(output) as temporary:
+        try:
+            with _quiet(), rasterio.open(temporary, "w", **profile) as dataset:
+                if colours:
+                    dataset.write_colormap(1, dict(colours))
+                for band, name in enumerate(band_names, 1):
+                    dataset.set_band_description(band, name)
+                names = {f"class_{value}": name for value, name in (category_names or {}).items()}
+                dataset.update_tags(**{**(tags or {}), **names})
+                yield RasterWriter(dataset, output)
+            _build_overviews(temporary, geobox.shape)
+        except RasterioError as error:
+            raise OutputError(_write_failure(output, error)) from error
+        _check_readable(temporary, output)
+        if category_names:
+            _write_categories(temporary, category_names)
+
+
+def write_part(path: str | os.PathLike[str], array: np.ndarray, geobox: GeoBox, *, nodata: float | None = None) -> None:
+    """Write one finished block, (rows, cols) or (bands, rows, cols), as a quickly compressed GeoTIFF.
+
+    Replaces what was there: a part is either absent or whole.
+
+    Raises:
+        OutputError: the array does not fit the grid, or the disk refuses it.
+    """
+    array = array[np.newaxis] if array.ndim == 2 else array
+    if array.shape[1:] != tuple(geobox.shape):
+        raise OutputError(f"{path}: given {array.shape[1:]} rows and columns for a grid of {tuple(geobox.shape)}")
+    profile = _profile(geobox, len(array), array.dtype.name, nodata) | {"compress": "zstd", "zstd_level": 1}
+    with staged(path) as temporary:
+        try:
+            with _quiet(), rasterio.open(temporary, "w", **profile) as dataset:
+                dataset.write(array)
+        except RasterioError as error:
+            raise OutputError(_write_failure(Path(path), error)) from error
+        _check_readable(temporary, Path(path))
+
+
+def _profile(geobox: GeoBox, count: int, dtype: str, nodata: float | None) -> dict[str, Any]:
+    rows, cols = geobox.shape
+    tile = 512 if min(rows, cols) >= 256 else 256
+    return {
+        "driver": "GTiff",
+        "count": count,
+        "height": rows,
+        "width": cols,
+        "dtype": dtype,
+        "nodata": nodata,
+        "crs": geobox.crs.to_wkt() if geobox.crs is not None else None,
+        "transform": geobox.affine,
+        "tiled": True,
+        "blockxsize": tile,
+        "blockysize": tile,
+        "num_threads": min(os.cpu_count() or 1, 4),
+    }
+
+
+def _quiet() -> Any:
+    caught = warnings.catch_warnings()
+    warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    return caught
+
+
+def _write_failure(output: Path, error: Exception) -> str:
+    reason = str(error.__cause__ or error).strip().rstrip(".")
+    return f"{output} could not be written ({reason}): is the disk full?"
+
+
+def _build_overviews(path: Path, shape: Any) -> None:
+    factors: list[int] = []
+    while max(shape) / 2 ** (len(factors)) > 512:
+        factors.append(2 ** (len(factors) + 1))
+    if not factors:
+        return
+    with (
+        rasterio.Env(GDAL_NUM_THREADS=min(os.cpu_count() or 1, 4), COMPRESS_OVERVIEW="DEFLATE"),
+        rasterio.open(path, "r+") as dataset,
+    ):
+        # The mean of class numbers would be another class.
+        exact = np.dtype(dataset.dtypes[0]).kind in "iub"
+        dataset.build_overviews(factors, Resampling.mode if exact else Resampling.average)
+
+
+def _check_readable(path: Path, output: Path) -> None:
+    """Read every block back: a disk that is full when a file is closed raises nothing."""
+    try:
+        with _quiet(), rasterio.open(path, driver=["GTiff"]) as dataset:
+            for _, window in dataset.block_windows(1):
+                dataset.read(window=window)
+    except RasterioError as error:
+        raise OutputError(_write_failure(output, error)) from error
+
+
+def _write_categories(path: Path, names: Mapping[int, str]) -> None:
+    """Class names beside the raster, as GDAL's own sidecar, which QGIS reads."""
+    listed = "".join(
+        f"      <Category>{escape(names.get(value, ''))}</Category>\n" for value in range(max(names, default=-1) + 1)
+    )
+    path.with_name(path.name + ".aux.xml").write_text(
+        '<PAMDataset>\n  <PAMRasterBand band="1">\n    <CategoryNames>\n'
+        f"{listed}    </CategoryNames>\n  </PAMRasterBand>\n</PAMDataset>\n",
+        encoding="utf-8",
+    )

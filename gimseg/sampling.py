@@ -1,0 +1,260 @@
+"""Which windows to learn from: a survey of the ground, blocks held out of it, draws from the rest."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from odc.geo.geobox import GeoBox
+
+from gimseg.datasets import WindowRequest
+from gimseg.errors import DatasetError
+from gimseg.labelled_scenes import LabelledScene
+from gimseg.legend import UNLABELLED
+from gimseg.progress import Progress, silent
+
+CELL = 32
+"""Side of the squares in which a survey counts labels, px."""
+_BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one streaming pass over a scene finds.
+
+    Args:
+        scene: the scene.
+        split: the split whose labels were counted; None: all.
+        valid: number of valid pixels.
+        counts: int64 (256,), pixels of each label; [255] counts unlabelled ones.
+        total: float64 (bands,), sum over valid pixels.
+        squares: float64 (bands,), sum of squares over valid pixels.
+        labelled: int32 (cells, cells), labelled pixels in squares of ``CELL`` px.
+        objects: int32 (cells, cells), pixels of any class but background there.
+    """
+
+    scene: LabelledScene
+    split: str | None
+    valid: int
+    counts: np.ndarray
+    total: np.ndarray
+    squares: np.ndarray
+    labelled: np.ndarray
+    objects: np.ndarray
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the grid."""
+        return self.scene.shape[0] * self.scene.shape[1]
+
+
+def survey(scene: LabelledScene, split: str | None = None, progress: Progress = silent) -> Survey:
+    """Count labels and sum band values of a scene, block by block.
+
+    Raises:
+        RasterError: a block cannot be read.
+    """
+    rows, cols = scene.shape
+    bands = len(scene.raster.bands)
+    cells = (math.ceil(rows / CELL), math.ceil(cols / CELL))
+    labelled, objects = np.zeros(cells, np.int32), np.zeros(cells, np.int32)
+    counts = np.zeros(256, np.int64)
+    total, squares = np.zeros(bands), np.zeros(bands)
+    valid = 0
+    corners = [(row, col) for row in range(0, rows, _BLOCK) for col in range(0, cols, _BLOCK)]
+    for done, (row, col) in enumerate(corners, 1):
+        roi = (slice(row, min(row + _BLOCK, rows)), slice(col, min(col + _BLOCK, cols)))
+        pixels, labels = scene.read(roi, split)
+        values = pixels.data[:, pixels.valid].astype(np.float64)
+        total += values.sum(axis=1)
+        squares += np.square(values).sum(axis=1)
+        valid += values.shape[1]
+        counts += np.bincount(labels.ravel(), minlength=256)
+        known = labels != UNLABELLED
+        _add_cells(labelled, row, col, known)
+        _add_cells(objects, row, col, known & (labels > 0))
+        progress(f"look at {scene.tag}", done, len(corners), "blocks")
+    return Survey(scene, split, valid, counts, total, squares, labelled, objects)
+
+
+def _add_cells(plane: np.ndarray, row: int, col: int, mask: np.ndarray) -> None:
+    """Add the counts of a block whose corner lies on a multiple of CELL."""
+    rows, cols = (math.ceil(size / CELL) for size in mask.shape)
+    padded = np.zeros((rows * CELL, cols * CELL), np.int32)
+    padded[: mask.shape[0], : mask.shape[1]] = mask
+    counts = padded.reshape(rows, CELL, cols, CELL).sum(axis=(1, 3))
+    plane[row // CELL : row // CELL + rows, col // CELL : col // CELL + cols] += counts
+
+
+def band_statistics(surveys: Sequence[Survey]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each band over all valid pixels.
+
+    Raises:
+        DatasetError: there is no valid pixel.
+    """
+    valid = sum(item.valid for item in surveys)
+    if not valid:
+        paths = ", ".join(item.scene.path for item in surveys[:3])
+        raise DatasetError(f"no valid pixel in {paths}: check their nodata value, mask or alpha band")
+    mean = sum(item.total for item in surveys) / valid
+    variance = sum(item.squares for item in surveys) / valid - np.square(mean)
+    # A constant band tells nothing: deviation 1 leaves it at 0.
+    deviation = np.where(variance > 1e-12 * np.maximum(np.square(mean), 1e-12), np.sqrt(np.maximum(variance, 0)), 1.0)
+    return tuple(float(value) for value in mean), tuple(float(value) for value in deviation)
+
+
+@dataclass(frozen=True)
+class GroundBlocks:
+    """Square blocks of ground that are held out for validation, pinned to map coordinates.
+
+    Args:
+        side: side of a block, in units of the CRS.
+        held: (x, y) numbers of the blocks held out; number 0 begins at coordinate 0.
+        gap: ground around them that neither split gets, in units of the CRS, below `side`.
+    """
+
+    side: float
+    held: frozenset[tuple[int, int]]
+    gap: float
+
+    def mask(self, window: GeoBox, split: str) -> np.ndarray:
+        """Where pixel centres belong to ``val`` or ``train``: bool (rows, cols)."""
+        if split == "val":
+            return self._held(window, 0, 0)
+        if split != "train":
+            return np.zeros(window.shape, bool)
+        near = [self._held(window, x, y) for x in (-self.gap, 0, self.gap) for y in (-self.gap, 0, self.gap)]
+        return np.asarray(~np.logical_or.reduce(near), dtype=bool)
+
+    def _held(self, window: GeoBox, dx: float, dy: float) -> np.ndarray:
+        transform = window.transform
+        x = np.floor((transform.c + transform.a * (np.arange(window.shape[1]) + 0.5) + dx) / self.side).astype(int)
+        y = np.floor((transform.f + transform.e * (np.arange(window.shape[0]) + 0.5) + dy) / self.side).astype(int)
+        columns, rows = np.unique(x), np.unique(y)
+        table = np.array([[(column, row) in self.held for column in columns] for row in rows], dtype=bool)
+        return table.reshape(len(rows), len(columns))[np.searchsorted(rows, y)][:, np.searchsorted(columns, x)]
+
+
+def hold_out(
+    surveys: Sequence[Survey], share: float = 0.15, seed: int = 0, window: int = 256
+) -> tuple[LabelledScene, ...]:
+    """Divide scenes that have no split: some blocks of ground for validation, the rest for training.
+
+    Which blocks are held out depends on their place and the seed alone, so that it
+    stays put when another dataset is added. In each dataset blocks with objects are taken.
+
+    Args:
+        surveys: one a scene.
+        share: share of the blocks with objects that is held out, 0 to 1.
+        seed: draws another set of blocks.
+        window: side of the training windows, px; blocks are no smaller than half of it.
+
+    Returns:
+        the scenes, with a holdout where they had no split.
+    """
+    scenes = [item.scene for item in surveys]
+    free = [index for index, scene in enumerate(scenes) if not scene.splits]
+    for tag in dict.fromkeys(scenes[index].tag for index in free):
+        members = [index for index in free if scenes[index].tag == tag]
+        labelled = sum(int(surveys[index].counts[:UNLABELLED].sum()) for index in members)
+        # About forty blocks a dataset: enough to choose from, large enough to hold objects.
+        side_px = int(np.clip(math.sqrt(labelled / 40), window // 4, 4 * window)) if labelled else window
+        for index in members:
+            scenes[index] = _with_holdout(surveys[index], side_px, share, seed)
+    return tuple(scenes)
+
+
+def _with_holdout(item: Survey, side_px: int, share: float, seed: int) -> LabelledScene:
+    transform = item.scene.geobox.transform
+    side = side_px * abs(transform.a)
+    weight: dict[tuple[int, int], int] = {}
+    has_objects = item.objects.sum() > 0
+    plane = item.objects if has_objects else item.labelled
+    for row, col in zip(*np.nonzero(plane), strict=True):
+        x = transform.c + transform.a * (col + 0.5) * CELL
+        y = transform.f + transform.e * (row + 0.5) * CELL
+        key = (math.floor(x / side), math.floor(y / side))
+        weight[key] = weight.get(key, 0) + int(plane[row, col])
+    worth = [key for key, count in weight.items() if count >= 0.25 * np.median(list(weight.values()))]
+    ranked = sorted(worth, key=lambda key: hashlib.sha256(f"{seed}/{key[0]}/{key[1]}".encode()).digest())
+    held = frozenset(ranked[: max(1, round(share * len(ranked)))] if len(ranked) > 1 else ())
+    gap = min(side / 4, 16 * abs(transform.a))
+    return replace(item.scene, holdout=GroundBlocks(side, held, gap))
+
+
+@dataclass(frozen=True)
+class WindowSampler:
+    """Draws windows from surveyed ground.
+
+    Args:
+        surveys: ground to draw from.
+        window: side, px.
+        object_share: share of the windows whose centre lies near an object, 0 to 1; the
+            others are drawn evenly from all labelled ground.
+
+    Raises:
+        DatasetError: there is no labelled pixel.
+    """
+
+    surveys: tuple[Survey, ...]
+    window: int
+    object_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not any(item.labelled.any() for item in self.surveys):
+            paths = ", ".join(item.scene.path for item in self.surveys[:3])
+            raise DatasetError(
+                f"no labelled pixel in {paths}{' …' if len(self.surveys) > 3 else ''}: "
+                "check that ground truth, AoIs and splits meet the rasters"
+            )
+
+    def draw(self, count: int, seed: int) -> tuple[WindowRequest, ...]:
+        """`count` windows; the same seed draws the same."""
+        rng = np.random.default_rng(seed)
+        even = _choices([item.labelled for item in self.surveys])
+        near = _choices([item.objects > 0 for item in self.surveys])
+        requests = []
+        for index in range(count):
+            scenes, cells, cumulated = near if len(near[0]) and rng.random() < self.object_share else even
+            pick = int(np.searchsorted(cumulated, rng.random() * cumulated[-1], side="right"))
+            scene = int(scenes[pick])
+            row, col = (int(cell * CELL + rng.integers(CELL)) for cell in cells[pick])
+            rows, cols = self.surveys[scene].scene.shape
+            requests.append(
+                WindowRequest(scene, self._inside(row, rows), self._inside(col, cols), seed * 1_000_003 + index)
+            )
+        return tuple(requests)
+
+    def _inside(self, centre: int, size: int) -> int:
+        """The centre, moved so that the window lies on the grid where it can."""
+        half = self.window // 2
+        return min(max(centre, half), size - half) if size > self.window else size // 2
+
+
+def _choices(planes: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scene numbers, cells and cumulated weights of all cells with weight."""
+    scenes, cells, weights = [], [], []
+    for number, plane in enumerate(planes):
+        found = np.argwhere(plane)
+        scenes.append(np.full(len(found), number))
+        cells.append(found)
+        weights.append(plane[plane > 0].astype(np.float64))
+    return np.concatenate(scenes), np.concatenate(cells), np.cumsum(np.concatenate(weights))
+
+
+def covering_windows(surveys: Sequence[Survey], window: int) -> tuple[WindowRequest, ...]:
+    """Windows side by side that cover all labelled ground once."""
+    requests = []
+    for number, item in enumerate(surveys):
+        rows, cols = item.scene.shape
+        for top in range(0, rows, window):
+            for left in range(0, cols, window):
+                cells = item.labelled[
+                    top // CELL : math.ceil((top + window) / CELL), left // CELL : math.ceil((left + window) / CELL)
+                ]
+                if cells.any():
+                    requests.append(WindowRequest(number, top + window // 2, left + window // 2))
+    return tuple(requests)

@@ -1,0 +1,493 @@
+"""Datasets to a model: fit a network, keep the best, leave a model folder."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from gimseg import __version__
+from gimseg.augmentation import Augmentation
+from gimseg.datasets import (
+    Dataset,
+    Datasets,
+    Finish,
+    LabelledWindows,
+    Prepare,
+    Sample,
+)
+from gimseg.errors import OutputError, ResumeError, TrainingError
+from gimseg.fitting import OPTIMISERS, SCHEDULES, Fit, Report, draw_history, write_history
+from gimseg.labelled_scenes import LabelledScene
+from gimseg.legend import UNLABELLED
+from gimseg.losses import parse_loss
+from gimseg.models import Model, Recipe, build_network, check_window, measure_halo, network_stride
+from gimseg.outputs import check_writable
+from gimseg.progress import Progress, silent
+from gimseg.rasters import Pixels, write_part
+from gimseg.sampling import Survey, WindowSampler, band_statistics, covering_windows, hold_out, survey
+from gimseg.torchvision_ops import declare_missing_operators
+
+declare_missing_operators()
+
+from lightning.pytorch import LightningDataModule, Trainer, seed_everything  # noqa: E402
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint  # noqa: E402
+
+_MEMORY_SHARE = 0.3
+"""Scenes are held in memory while training if they take no more than this share of it."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a network is trained. The defaults did best in the project's own tables.
+
+    Args:
+        network: architecture, by its name in segmentation-models-pytorch.
+        encoder: encoder, by its name there (``tu-…``: timm).
+        encoder_weights: pretrained weights of the encoder, or None for random ones.
+        network_options: further arguments of the architecture.
+        loss: sum of losses by name, as in ``0.5*bce + focal_tversky(exponent=0.75)``.
+        optimiser: ``adam``, ``adamw`` or ``sgd``.
+        learning_rate: the highest rate.
+        weight_decay: decay of weights.
+        schedule: ``one_cycle``, ``cosine``, ``step``, ``plateau`` or ``constant``.
+        warmup: share of the training in which the rate rises, 0 to 1.
+        averaging: decay of the moving average of the weights; 0: none.
+        epochs: times that ``windows_per_epoch`` windows are drawn.
+        windows_per_epoch: number of windows between two looks at the validation ground.
+        window: side of a window, px.
+        batch: windows in a batch.
+        patience: epochs without gain after which training stops; 0: never.
+        min_gain: least gain of validation IoU that counts.
+        minutes: most minutes of training; the schedule fits itself to them.
+        precision: ``auto``, ``float32`` or ``bfloat16`` (or ``float16`` on a GPU).
+        object_share: share of the windows that are drawn near objects.
+        val_share: share of the ground held out where no dataset is for validation.
+        augmentation: how training windows are varied; None: not at all.
+        seed: seed of everything that is drawn.
+        workers: processes that read windows; None: chosen by the number of cores.
+        exemplars: labelled windows kept in the model for replay.
+
+    Raises:
+        TrainingError: a value is out of range.
+        LossError: the loss has no such name or argument.
+    """
+
+    network: str = "Unet"
+    encoder: str = "tu-resnet18"
+    encoder_weights: str | None = None
+    network_options: dict[str, Any] = field(default_factory=dict)
+    loss: str = "bce + focal_tversky"
+    optimiser: str = "adamw"
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-3
+    schedule: str = "cosine"
+    warmup: float = 0.05
+    averaging: float = 0.99
+    epochs: int = 30
+    windows_per_epoch: int = 320
+    window: int = 256
+    batch: int = 8
+    patience: int = 0
+    min_gain: float = 0.001
+    minutes: float | None = None
+    precision: str = "auto"
+    object_share: float = 0.5
+    val_share: float = 0.15
+    augmentation: Augmentation | None = field(default_factory=Augmentation)
+    seed: int = 0
+    workers: int | None = None
+    exemplars: int = 32
+
+    def __post_init__(self) -> None:
+        for name, known in (("optimiser", OPTIMISERS), ("schedule", SCHEDULES), ("precision", _PRECISIONS)):
+            if getattr(self, name) not in known:
+                raise TrainingError(f"{name} {getattr(self, name)!r} is unknown: give one of {', '.join(known)}")
+        for name in ("epochs", "windows_per_epoch", "window", "batch", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise TrainingError(f"{name} is {getattr(self, name)}: it must be above 0")
+        for name in ("warmup", "averaging", "object_share", "val_share"):
+            if not 0 <= getattr(self, name) < 1 and name != "object_share":
+                raise TrainingError(f"{name} is {getattr(self, name)}: it must be at least 0 and below 1")
+        if self.minutes is not None and not self.minutes > 0:
+            raise TrainingError(f"minutes is {self.minutes}: it must be above 0")
+        parse_loss(self.loss)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch."""
+        return math.ceil(self.windows_per_epoch / self.batch)
+
+
+_PRECISIONS = {"auto": "", "float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
+
+
+def train(
+    datasets: Dataset | Datasets,
+    output: str | os.PathLike[str],
+    *,
+    settings: Settings | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    restart: bool = False,
+    progress: Progress = silent,
+) -> Model:
+    """Fit a network to datasets and leave a model folder.
+
+    Ground of the split ``val`` is scored after each epoch, the best epoch becomes the
+    model. Where no dataset has a split, blocks of ground are held out. A training that
+    was killed goes on from its last epoch when it is started again.
+
+    Args:
+        datasets: images and ground truth.
+        output: folder of the model; while training, ``<output>.training`` beside it holds
+            ``metrics.csv``, ``curves.png`` and the state to go on from.
+        settings: network, loss, rates and so on.
+        device: ``auto``, ``cpu``, ``cuda``.
+        overwrite: replace a model that is there.
+        restart: throw away the state of an earlier training that did not end.
+        progress: told after each step.
+
+    Returns:
+        the model of the best epoch. Its folder also has ``last/``, ``curves.png``,
+        ``metrics.csv`` and ``exemplars/``.
+
+    Raises:
+        OutputError: the folder exists, or cannot be written.
+        ResumeError: the state there is of another training.
+        GimsegError: data, network or settings do not fit together.
+    """
+    settings = settings or Settings()
+    datasets = datasets if isinstance(datasets, Datasets) else Datasets((datasets,))
+    output = Path(output)
+    if output.exists() and not overwrite:
+        raise OutputError(f"{output} exists: give another name or --overwrite")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(output.parent)
+    seed_everything(settings.seed, verbose=False)
+    ground = survey_ground(datasets, settings, progress)
+    recipe = _first_recipe(datasets, ground, settings)
+    network = build_network(
+        settings.network,
+        settings.encoder,
+        bands=len(recipe.bands),
+        channels=recipe.legend.n_channels,
+        weights=settings.encoder_weights,
+        **settings.network_options,
+    )
+    check_window(network, settings.window)
+    recipe = replace(recipe, stride=network_stride(network))
+    work = _open_work(output, settings, datasets, restart)
+    fit = _fit(network, recipe, ground, settings, work, device, progress)
+    _finish(fit, recipe, ground, settings, datasets, work, progress)
+    if output.exists():
+        shutil.rmtree(output)
+    os.replace(work / "model", output)
+    shutil.rmtree(work)
+    return Model.load(output)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Surveyed ground to learn from and to validate on."""
+
+    train: tuple[Survey, ...]
+    val: tuple[Survey, ...]
+
+
+def survey_ground(datasets: Datasets, settings: Settings, progress: Progress = silent) -> Ground:
+    """Open and survey all scenes; hold blocks out where nothing is for validation.
+
+    Raises:
+        DatasetError: there is no ground to train on.
+    """
+    scenes = _in_memory(datasets.scenes())
+    if not any("val" in scene.splits for scene in scenes):
+        undivided = [survey(scene, None, progress) for scene in scenes if not scene.splits]
+        # Where every dataset has a split but none is for validation, training ground is divided.
+        if not undivided:
+            undivided = [
+                survey(replace(scene, split=None), None, progress) for scene in scenes if "train" in scene.splits
+            ]
+        divided = hold_out(undivided, settings.val_share, settings.seed, settings.window)
+        others = [scene for scene in scenes if scene.splits and scene.path not in {item.path for item in divided}]
+        scenes = (*divided, *others)
+    train_scenes = [scene for scene in scenes if not scene.splits or "train" in scene.splits]
+    val_scenes = [scene for scene in scenes if "val" in scene.splits]
+    return Ground(
+        tuple(survey(scene, "train" if scene.splits else None, progress) for scene in train_scenes),
+        tuple(survey(scene, "val", progress) for scene in val_scenes),
+    )
+
+
+def _in_memory(scenes: Sequence[LabelledScene]) -> tuple[LabelledScene, ...]:
+    """Hold the scenes in memory if they fit: random windows of files cost more than the network."""
+    size = sum(scene.shape[0] * scene.shape[1] * (4 * len(scene.raster.bands) + 4) for scene in scenes)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 4 << 30
+    return tuple(scene.in_memory() for scene in scenes) if size < _MEMORY_SHARE * memory else tuple(scenes)
+
+
+def _first_recipe(datasets: Datasets, ground: Ground, settings: Settings) -> Recipe:
+    """All of the recipe but what only a trained network tells: stride and halo."""
+    mean, std = band_statistics(ground.train)
+    raster = ground.train[0].scene.raster
+    return Recipe(
+        bands=raster.bands,
+        mean=mean,
+        std=std,
+        resolution=datasets.items[0].spatial_resolution,
+        window=settings.window,
+        halo=0,
+        stride=1,
+        legend=datasets.legend,
+        dtype=raster.dtype,
+        crs_unit="metre" if raster.crs is not None else "unit",
+    )
+
+
+def _open_work(output: Path, settings: Settings, datasets: Datasets, restart: bool) -> Path:
+    """The folder of the training's state; refuses that of another training."""
+    work = output.with_name(f"{output.name}.training")
+    identity = json.dumps({"settings": asdict(settings), "data": fingerprints(datasets)}, indent=1, default=str)
+    pinned = work / "training.json"
+    if restart and work.exists():
+        shutil.rmtree(work)
+    if pinned.exists() and pinned.read_text(encoding="utf-8") != identity:
+        raise ResumeError(
+            f"{work} holds the state of a training with other settings or data (compare {pinned.name}): "
+            "start the same training again to go on, or give --restart to throw that state away"
+        )
+    work.mkdir(parents=True, exist_ok=True)
+    pinned.write_text(identity, encoding="utf-8")
+    return work
+
+
+def fingerprints(datasets: Datasets) -> dict[str, str]:
+    """File name -> size and hash of samples of its content, for every file of the datasets."""
+    found = {}
+    for dataset in datasets:
+        for path in (*dataset.image_paths, *dataset.mask_paths, *dataset.aoi_paths):
+            name = str(path).split("|")[0]
+            if not os.path.isfile(name):
+                continue
+            size = os.path.getsize(name)
+            digest = hashlib.sha256(str(size).encode())
+            with open(name, "rb") as file:
+                for place in (0, size // 2, max(0, size - 65536)):
+                    file.seek(place)
+                    digest.update(file.read(65536))
+            found[f"{dataset.tag}/{os.path.basename(name)}"] = f"{size} bytes, sha256 {digest.hexdigest()[:16]}"
+    return found
+
+
+def training_windows(recipe: Recipe, augmentation: Augmentation | None) -> Prepare:
+    """Draws how a window is varied; finishes it as the network takes it."""
+    size = (recipe.window, recipe.window)
+
+    def prepare(rng: np.random.Generator) -> tuple[int, Finish]:
+        draw = (augmentation or Augmentation.none()).draw(rng)
+
+        def finish(image: np.ndarray, valid: np.ndarray, labels: np.ndarray) -> Sample:
+            planes = (torch.from_numpy(np.ascontiguousarray(plane)) for plane in (image, valid, labels))
+            varied = draw.apply(*planes, size=size, mean=recipe.mean, std=recipe.std)
+            return {
+                "image": torch.from_numpy(recipe.prepare(Pixels(varied[0].numpy(), varied[1].numpy()))),
+                "labels": torch.from_numpy(recipe.legend.to_channels(varied[2].numpy())),
+            }
+
+        return draw.read_shape(size)[0], finish
+
+    return prepare
+
+
+class _Windows(LightningDataModule):
+    """Windows drawn anew for each epoch, and those that cover the validation ground."""
+
+    def __init__(self, recipe: Recipe, ground: Ground, settings: Settings) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.ground = ground
+        self.settings = settings
+        self.sampler = WindowSampler(ground.train, settings.window, settings.object_share)
+
+    def train_dataloader(self) -> DataLoader:
+        epoch = self.trainer.current_epoch if self.trainer else 0
+        requests = self.sampler.draw(self.settings.windows_per_epoch, self.settings.seed * 10_007 + epoch)
+        scenes = [item.scene for item in self.ground.train]
+        prepare = training_windows(self.recipe, self.settings.augmentation)
+        split = "train" if any(scene.splits for scene in scenes) else None
+        return self._loader(LabelledWindows(scenes, requests, prepare, split))
+
+    def val_dataloader(self) -> DataLoader:
+        scenes = [item.scene for item in self.ground.val]
+        requests = covering_windows(self.ground.val, self.settings.window)
+        prepare = training_windows(self.recipe, None)
+        return self._loader(LabelledWindows(scenes, requests, prepare, "val"))
+
+    def _loader(self, windows: LabelledWindows) -> DataLoader:
+        workers = self.settings.workers
+        if workers is None:
+            # On a CPU the network takes all cores: workers pay only where there are some to spare.
+            workers = min(8, (os.cpu_count() or 1) - 2) if (os.cpu_count() or 1) > 2 else 0
+        return DataLoader(windows, batch_size=self.settings.batch, num_workers=max(0, workers))
+
+
+def _fit(
+    network: torch.nn.Module,
+    recipe: Recipe,
+    ground: Ground,
+    settings: Settings,
+    work: Path,
+    device: str,
+    progress: Progress,
+) -> Fit:
+    classes = len(recipe.legend.classes) + 1
+    steps = settings.epochs * settings.steps_per_epoch
+    fit = Fit(network.to(memory_format=torch.channels_last), parse_loss(settings.loss), settings, steps, classes)
+    checkpoint = ModelCheckpoint(
+        work, filename="best", monitor="val_iou", mode="max", save_last=True, enable_version_counter=False
+    )
+    callbacks: list[Any] = [Report(work, progress), checkpoint]
+    if settings.patience:
+        callbacks.append(EarlyStopping("val_iou", settings.min_gain, settings.patience, mode="max"))
+    _quiet_lightning()
+    trainer = Trainer(
+        accelerator={"auto": "auto", "cuda": "gpu"}.get(device, device),
+        devices=1,
+        precision=_precision(settings.precision, device),  # type: ignore[arg-type]
+        max_epochs=settings.epochs,
+        callbacks=callbacks,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        reload_dataloaders_every_n_epochs=1,
+    )
+    windows = _Windows(recipe, ground, settings)
+    last = work / "last.ckpt"
+    trainer.fit(fit, datamodule=windows, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return fit
+
+
+def _precision(name: str, device: str) -> str:
+    """Lightning's name; ``auto`` is bfloat16 where the device computes it faster than float32."""
+    if name == "auto":
+        if device != "cpu" and torch.cuda.is_available():
+            name = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+        else:
+            name = "bfloat16" if _cpu_computes_bfloat16() else "float32"
+    return _PRECISIONS[name]
+
+
+def _cpu_computes_bfloat16() -> bool:
+    """Without these instructions bfloat16 is emulated, at a sixth of the speed of float32."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    return capability.startswith("AVX512") and bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def _quiet_lightning() -> None:
+    """Our own lines say what these would, with what to do."""
+    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\.")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+
+
+def _finish(
+    fit: Fit, recipe: Recipe, ground: Ground, settings: Settings, datasets: Datasets, work: Path, progress: Progress
+) -> None:
+    """Write the folder ``model`` in `work`: the best epoch, the last one, curves and exemplars."""
+    best = work / "best.ckpt"
+    last = copy.deepcopy(fit.best_network)
+    if best.exists():
+        fit.load_state_dict(torch.load(best, weights_only=True, map_location="cpu")["state_dict"])
+    network = fit.best_network.cpu().float().eval()
+    recipe = _with_reach(network, recipe, ground)
+    best_row = max(fit.history, key=lambda row: row["val_iou"]) if fit.history and ground.val else {}
+    provenance = {
+        "gimseg": __version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "datasets": [item.tag for item in datasets],
+        "data": fingerprints(datasets),
+        "settings": json.loads(json.dumps(asdict(settings), default=str)),
+        "epochs": len(fit.history),
+        "training_seconds": round(fit.elapsed_s),
+    }
+    scores = {"val": {"iou": round(best_row["val_iou"], 4), "epoch": int(best_row["epoch"])}} if best_row else {}
+    architecture = {
+        "name": settings.network,
+        "encoder": settings.encoder,
+        "options": dict(settings.network_options),
+    }
+    model = Model(network, recipe, architecture, provenance, scores)
+    folder = work / "model"
+    model.save(folder, overwrite=True)
+    replace(model, network=last.cpu().float().eval(), scores={}).save(folder / "last", overwrite=True)
+    write_history(folder / "metrics.csv", fit.history)
+    draw_history(folder / "curves.png", fit.history)
+    write_exemplars(folder / "exemplars", ground.train, settings, progress)
+
+
+def _with_reach(network: torch.nn.Module, recipe: Recipe, ground: Ground) -> Recipe:
+    """The recipe with the halo that the trained network needs and a window that it pays in.
+
+    Large windows waste less on the halo. A network whose classes depend on the whole
+    window (pooled context, attention) gets back the window that it was trained with.
+    """
+    large = min(4 * recipe.window, 1024)
+    images = _contexts(recipe, ground, 2 * large)
+    halo = measure_halo(network, replace(recipe, window=large), images)
+    if halo < large // 4:
+        return replace(recipe, window=large, halo=halo)
+    return replace(recipe, halo=measure_halo(network, recipe, images))
+
+
+def _contexts(recipe: Recipe, ground: Ground, size: int, count: int = 4) -> list[np.ndarray]:
+    """A few normalised images of the training ground, float32 (bands, size, size)."""
+    sampler = WindowSampler(ground.train, size, object_share=1.0)
+    images = []
+    for request in sampler.draw(count, seed=0):
+        scene = ground.train[request.scene].scene
+        rows, cols = (
+            slice(max(0, centre - size // 2), min(centre + size // 2, side))
+            for centre, side in zip((request.row, request.col), scene.shape, strict=True)
+        )
+        images.append(recipe.prepare(scene.view.read((rows, cols))))
+    return images
+
+
+def write_exemplars(folder: Path, surveys: Sequence[Survey], settings: Settings, progress: Progress = silent) -> None:
+    """Labelled windows for replay, as pairs of GeoTIFFs: ``000_image.tif``, ``000_labels.tif``."""
+    if not settings.exemplars:
+        return
+    folder.mkdir(exist_ok=True)
+    sampler = WindowSampler(tuple(surveys), settings.window, settings.object_share)
+    for number, request in enumerate(sampler.draw(settings.exemplars, settings.seed)):
+        scene = surveys[request.scene].scene
+        half = settings.window // 2
+        rows, cols = (
+            slice(max(0, centre - half), min(centre + half, size))
+            for centre, size in zip((request.row, request.col), scene.shape, strict=True)
+        )
+        pixels, labels = scene.read((rows, cols), "train" if scene.splits else None)
+        image = np.where(pixels.valid, pixels.data, 0).astype(scene.raster.dtype)
+        window = scene.geobox[rows, cols]
+        write_part(folder / f"{number:03d}_image.tif", image, window)
+        write_part(folder / f"{number:03d}_labels.tif", labels, window, nodata=UNLABELLED)
+        progress("keep exemplars", number + 1, settings.exemplars, "windows")

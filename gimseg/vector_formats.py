@@ -1,0 +1,294 @@
+"""The vector formats that are read, told by their first bytes and never by a name alone.
+
+A driver that is left to guess opens a virtual layer or a pipeline that is named
+``.geojson``, and hands out other files of the machine. So each file is opened as
+what its bytes say, or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pyogrio
+import pyogrio.errors
+import shapely
+
+from gimseg.errors import VectorError
+from gimseg.legend import did_you_mean
+
+Bounds = tuple[float, float, float, float]
+
+_HEAD = 65536
+_ALLOWED = "Shapefile (.shp), GeoPackage (.gpkg), GeoJSON (.geojson), FlatGeobuf (.fgb) or GeoParquet (.parquet)"
+_READ_FAULTS = (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, pyogrio.errors.FeatureError)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One layer of one file, as the file describes it.
+
+    Args:
+        path: the file.
+        kind: "Shapefile", "GeoPackage", "GeoJSON", "FlatGeobuf" or "GeoParquet".
+        layer: name of the layer; None where a file is one layer.
+        crs: as the file says.
+        bounds: left, bottom, right, top; None if there is no geometry.
+    """
+
+    path: str
+    kind: str
+    layer: str | None
+    crs: str | None
+    count: int
+    fields: tuple[str, ...]
+    geometry_types: tuple[str, ...]
+    bounds: Bounds | None
+    notes: tuple[str, ...] = ()
+
+
+def find_source(path: str, layer: str | None = None) -> Source:
+    """Describe the layer that a path, and perhaps a name, mean.
+
+    Raises:
+        VectorError: see :func:`gimseg.vectors.open_layer`.
+    """
+    path, named = _split_name(path)
+    if layer is not None and named is not None and layer != named:
+        raise VectorError(f"{path} is asked for layer {layer!r} and, in its name, for {named!r}: give one of them")
+    kind = find_kind(path)
+    if kind == "GeoParquet":
+        return _describe_parquet(path)
+    with _readable(path, kind):
+        names, notes = _choose_layer(path, kind, layer or named)
+        info = pyogrio.read_info(_address(path, kind), layer=names, force_feature_count=True, force_total_bounds=True)
+        nulls = _count_null(path, kind, names, str(info["geometry_name"]))
+    if nulls:
+        notes += (f"{nulls} features without a geometry are left out",)
+    return Source(
+        path=path,
+        kind=kind,
+        layer=names,
+        crs=info["crs"],
+        count=int(info["features"]),
+        fields=tuple(map(str, info["fields"])),
+        geometry_types=(str(info["geometry_type"]),),
+        bounds=_finite(info["total_bounds"]),
+        notes=notes,
+    )
+
+
+def find_kind(path: str) -> str:
+    """What a file is, by its first bytes.
+
+    Raises:
+        VectorError: missing, empty, or none of the kinds that are read.
+    """
+    if not os.path.isfile(path):
+        what = "is a folder" if os.path.isdir(path) else "does not exist"
+        raise VectorError(f"{path} {what}: give a file, {_ALLOWED}")
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(_HEAD)
+    except OSError as error:
+        raise VectorError(f"{path} cannot be read ({error.strerror})") from error
+    if not head:
+        raise VectorError(
+            f"{path} is empty (0 bytes): write it again; a layer without features has a few hundred bytes"
+        )
+    kind = _kind_of(head, path)
+    if kind is None or b"<OGRVRTDataSource" in head or b"gdal_streamed_alg" in head:
+        raise VectorError(f"{path} is not {_ALLOWED} (it begins with {head[:24]!r}): save the layer as one of these")
+    if kind == "Shapefile":
+        _check_shapefile(path, head)
+    return kind
+
+
+def read_columns(source: Source, column: str | None, bounds: Bounds | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Geometries, flat, and one attribute of the features that may meet a box.
+
+    Args:
+        source: what to read.
+        column: attribute; None: none.
+        bounds: in the layer's own coordinates; None: all features.
+
+    Returns:
+        shapely objects (n,), None where a feature has none, and the attribute's values (n,).
+
+    Raises:
+        VectorError: the file is damaged.
+    """
+    if source.kind == "GeoParquet":
+        return _read_parquet(source, column, bounds)
+    with _readable(source.path, source.kind):
+        _, _, geometries, attributes = pyogrio.raw.read(
+            _address(source.path, source.kind),
+            layer=source.layer,
+            columns=[] if column is None else [column],
+            bbox=bounds,
+            force_2d=True,
+        )
+    return _decode(geometries), None if column is None else np.asarray(attributes[0], object)
+
+
+def _decode(geometries: np.ndarray) -> np.ndarray:
+    return shapely.force_2d(np.atleast_1d(shapely.from_wkb(geometries, on_invalid="fix")))
+
+
+def _split_name(path: str) -> tuple[str, str | None]:
+    """A path as QGIS writes it: ``file.gpkg|layername=x``."""
+    if "|" not in path or os.path.exists(path):
+        return path, None
+    path, *options = path.split("|")
+    named = None
+    for option in options:
+        key, _, value = option.partition("=")
+        if key == "layername":
+            named = value
+        elif key not in ("geometrytype", "uniqueGeometryType"):
+            raise VectorError(f"{path}: the option |{option} is not understood: save the layer as a file of its own")
+    return path, named
+
+
+def _kind_of(head: bytes, path: str) -> str | None:
+    if head.startswith(b"\x00\x00\x27\x0a"):
+        return "Shapefile" if path.lower().endswith(".shp") else None
+    if head.startswith(b"SQLite format 3\x00"):
+        return "GeoPackage" if head[68:72] in (b"GPKG", b"GP10", b"GP11") else None
+    if head.startswith(b"fgb"):
+        return "FlatGeobuf"
+    if head.startswith(b"PAR1"):
+        return "GeoParquet"
+    return "GeoJSON" if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{") else None
+
+
+def _check_shapefile(path: str, head: bytes) -> None:
+    """Refuse a Shapefile that lacks a part: the driver gives what is left without a word."""
+    stem = Path(path)
+    if not any(stem.with_suffix(suffix).exists() for suffix in (".shx", ".SHX")):
+        raise VectorError(f"{path} lacks its .shx file: copy all files of the Shapefile (.shp, .shx, .dbf, .prj)")
+    declared, found = 2 * int.from_bytes(head[24:28], "big"), os.path.getsize(path)
+    if declared != found:
+        raise VectorError(
+            f"{path} has {found} bytes and its header says {declared}: it was cut off, or never "
+            "finished; write or copy it again"
+        )
+
+
+def _address(path: str, kind: str) -> str:
+    # The prefix keeps other drivers from looking into the text.
+    return f"GeoJSON:{path}" if kind == "GeoJSON" else path
+
+
+@contextmanager
+def _readable(path: str, kind: str) -> Iterator[None]:
+    """Name the file when the driver gives up, and what helps."""
+    try:
+        with warnings.catch_warnings():
+            # Measures and file endings: neither is used.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            warnings.simplefilter("ignore", UserWarning)
+            yield
+    except (*_READ_FAULTS, shapely.errors.GEOSException) as error:
+        left = [path + ending for ending in ("-wal", "-journal") if os.path.exists(path + ending)]
+        if kind == "GeoPackage" and left:
+            raise VectorError(
+                f"{path} was not closed properly ({left[0]} lies beside it): open it once for writing, in QGIS or with "
+                "sqlite3, in a folder that can be written to, and close it"
+            ) from error
+        raise VectorError(f"{path} cannot be read as {kind} ({error}): is it damaged, or was it cut off?") from error
+
+
+def _choose_layer(path: str, kind: str, asked: str | None) -> tuple[str | None, tuple[str, ...]]:
+    layers = {str(name): geometry for name, geometry in pyogrio.list_layers(_address(path, kind))}
+    spatial = [name for name, geometry in layers.items() if geometry is not None]
+    if asked is not None:
+        if asked in spatial:
+            return asked, ()
+        if asked in layers:
+            raise VectorError(f"layer {asked!r} of {path} has no geometries; layers that have: {', '.join(spatial)}")
+        if kind == "GeoPackage" or asked != Path(path).stem:
+            raise VectorError(f"{path} has no layer {asked!r}{did_you_mean(asked, spatial)}")
+    if not spatial:
+        raise VectorError(f"{path} has no layer with geometries (tables: {', '.join(layers) or 'none'})")
+    if len(spatial) == 1:
+        return spatial[0], ()
+    areal = [name for name in spatial if "Polygon" in layers[name] or "Unknown" in layers[name]]
+    if len(areal) == 1:
+        return areal[0], (f"layer {areal[0]} of {', '.join(spatial)} was taken: the only one of polygons",)
+    raise VectorError(
+        f"{path} has {len(spatial)} layers ({', '.join(spatial)}): name one, as in {path}|layername={spatial[0]}"
+    )
+
+
+def _count_null(path: str, kind: str, layer: str | None, geometry_name: str) -> int:
+    """Features without a geometry, which a search by place never meets."""
+    column = '"' + geometry_name.replace('"', '""') + '"' if kind == "GeoPackage" else "OGR_GEOMETRY"
+    found = pyogrio.raw.read(_address(path, kind), layer=layer, columns=[], where=f"{column} IS NULL", return_fids=True)
+    return len(found[1])
+
+
+def _finite(bounds: Sequence[float] | None) -> Bounds | None:
+    if bounds is None or not np.isfinite(bounds).all():
+        return None
+    left, bottom, right, top = map(float, bounds)
+    return left, bottom, right, top
+
+
+def _describe_parquet(path: str) -> Source:
+    try:
+        metadata = pyarrow.parquet.read_metadata(path)
+        schema = metadata.schema.to_arrow_schema()
+        geo = json.loads((schema.metadata or {})[b"geo"])
+        column = geo["columns"][geo["primary_column"]]
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
+        raise VectorError(
+            f"{path} cannot be read as GeoParquet ({error!r}): write it as GeoParquet 1.0 or later"
+        ) from error
+    crs = column.get("crs", "OGC:CRS84")
+    frame = _read_geopandas(path, None, None) if metadata.num_rows else None
+    nulls = 0 if frame is None else int(frame.geometry.isna().sum())
+    geometries = set(geo["columns"])
+    return Source(
+        path=path,
+        kind="GeoParquet",
+        layer=None,
+        crs=crs if crs is None or isinstance(crs, str) else json.dumps(crs),
+        count=metadata.num_rows,
+        fields=tuple(name for name in schema.names if name not in geometries),
+        geometry_types=tuple(column.get("geometry_types") or ("Unknown",)),
+        bounds=None if frame is None else _finite(frame.total_bounds),
+        notes=(f"{nulls} features without a geometry are left out",) if nulls else (),
+    )
+
+
+def _read_geopandas(path: str, column: str | None, bounds: Bounds | None) -> geopandas.GeoDataFrame:
+    schema = pyarrow.parquet.read_schema(path)
+    geo = json.loads(schema.metadata[b"geo"])
+    columns = [geo["primary_column"]] + ([] if column is None else [column])
+    has_boxes = "covering" in geo["columns"][geo["primary_column"]]
+    try:
+        return geopandas.read_parquet(path, columns=columns, bbox=bounds if has_boxes else None)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise VectorError(
+            f"{path} cannot be read as GeoParquet ({error}): is it damaged, or was it cut off?"
+        ) from error
+
+
+def _read_parquet(source: Source, column: str | None, bounds: Bounds | None) -> tuple[np.ndarray, np.ndarray | None]:
+    frame = _read_geopandas(source.path, column, bounds)
+    geometries = shapely.force_2d(frame.geometry.to_numpy())
+    attributes = None if column is None else frame[column].to_numpy(object)
+    if bounds is None:
+        return geometries, attributes
+    meets = shapely.intersects(geometries, shapely.box(*bounds)) | shapely.is_missing(geometries)
+    return geometries[meets], None if attributes is None else attributes[meets]

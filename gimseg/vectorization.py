@@ -1,0 +1,353 @@
+"""Mask to polygons: exact outlines of every class, in memory that the raster's size does not decide.
+
+The outlines are those of one pass over the whole mask (:mod:`gimseg.tracing`). Then,
+each if asked for: objects below an area are left out, outlines are simplified. Both
+work polygon by polygon: what is simplified opens slivers between classes that touch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Full, Queue
+from typing import TypeAlias
+
+import geopandas as gpd
+import numpy as np
+from pyproj import CRS
+from rasterio.transform import Affine
+
+from gimseg.errors import GridError, LegendError, OutputError, RasterError, TilingError
+from gimseg.ground import Ground
+from gimseg.legend import BACKGROUND, UNLABELLED, Legend, LegendClass, default_colour
+from gimseg.outputs import check_outputs, staged
+from gimseg.progress import Progress, silent
+from gimseg.qgis import joint_style, style_path, write_style
+from gimseg.raster_files import DRIVERS, RasterFile, check_blocks, check_file, mask_kind, open_dataset
+from gimseg.tracing import Traced, trace
+from gimseg.vector_output import check_features, write_features
+
+PathLike = str | os.PathLike[str]
+
+LEGEND_TAG = "GIMSEG_LEGEND"
+"""Tag of a mask GeoTIFF: JSON of Legend.to_dict()."""
+
+_Frames: TypeAlias = "Queue[gpd.GeoDataFrame | _StoppedError | None]"
+
+_CHUNK = 10_000  # features written together: the writers are slow in small bites
+_MAX_READ = 2**26  # pixels read together at most, to decode each block of the file once
+
+
+@dataclass(frozen=True)
+class Vectorized:
+    """What came of a mask.
+
+    Attributes:
+        count: number of polygons written.
+        counts: number of polygons of each class, by name.
+        paths: the files, in the order they were asked for.
+        legend: names and colours of the classes.
+        notes: what a person should know.
+    """
+
+    count: int
+    counts: dict[str, int]
+    paths: tuple[Path, ...]
+    legend: Legend
+    notes: tuple[str, ...] = ()
+
+
+def vectorize(
+    mask: PathLike,
+    outputs: PathLike | Sequence[PathLike],
+    *,
+    legend: Legend | None = None,
+    min_area_m2: float = 0.0,
+    simplify_m: float = 0.0,
+    overwrite: bool = False,
+    block: int = 2048,
+    progress: Progress = silent,
+) -> Vectorized:
+    """Write the polygons of every class of a mask, with a QGIS style beside each file.
+
+    A polygon is a 4-connected region of one value; 0, 255, nodata and masked pixels give
+    none. Columns: ``class``, ``class_id`` and, where there is a CRS, ``area_m2``, the area
+    on the ellipsoid. Polygons lie where the file's own transform puts its pixels.
+
+    Args:
+        mask: raster of one band, whole numbers 0 to 255.
+        outputs: one file or several, by their endings: .shp .gpkg .fgb .geojson .parquet.
+        legend: names and colours; by default those in the mask, else ``class_1``, ...
+        min_area_m2: polygons smaller on the ground (ellipsoid) are left out; 0 keeps all.
+        simplify_m: tolerance of Douglas-Peucker, metres at the raster's centre (without a
+            CRS: its own unit). Each polygon stays valid; those of touching classes are
+            simplified apart, so that slivers open between them. 0 keeps pixel outlines.
+        overwrite: existing outputs may be replaced.
+        block: about block x block pixels are worked on together; changes no polygon.
+        progress: told of millions of pixels done.
+
+    Raises:
+        OutputError: an output exists or cannot be written; before any work.
+        RasterError: the mask cannot be read, or is no mask of classes.
+        GridError: an area was asked for and the mask has no usable CRS.
+        LegendError: the mask's legend cannot be read.
+    """
+    paths = tuple(map(Path, [outputs] if isinstance(outputs, str | os.PathLike) else outputs))
+    _check_request(paths, block, min_area_m2, simplify_m)
+    check_outputs(paths, [mask], overwrite=overwrite)
+    source = _Mask.open(mask)
+    ground = Ground.of(source.transform, source.crs_wkt, source.file.shape)
+    if min_area_m2 > 0 and ground.to_equal_area is None:
+        raise GridError(
+            f"{mask} {ground.trouble}, so that min_area_m2={min_area_m2:g} means nothing: "
+            "set its CRS (gdal_edit.py -a_srs), or leave min_area_m2 out"
+        )
+    fields = {"class": "str", "class_id": "int32"} | ({"area_m2": "float64"} if ground.to_equal_area else {})
+    for path in paths:
+        check_features(path, fields, ground.crs)
+    names = _Names(legend or legend_of_mask(mask))
+    frames = _frames(trace(source.strips(block, progress)), ground, names, min_area_m2, simplify_m)
+    kept = {} if overwrite else _read_styles(paths)
+    _write_all(
+        paths, frames, fields, ground.crs, lambda path: kept.get(style_path(path)) or joint_style(names.legend())
+    )
+    return Vectorized(sum(names.counts.values()), dict(names.counts), paths, names.legend(), ground.notes)
+
+
+def _check_request(paths: Sequence[Path], block: int, min_area_m2: float, simplify_m: float) -> None:
+    if not paths:
+        raise OutputError("no output is given: name one at least, like polygons.gpkg")
+    if block < 1 or min_area_m2 < 0 or simplify_m < 0:
+        raise TilingError(
+            f"block={block}, min_area_m2={min_area_m2:g}, simplify_m={simplify_m:g}: "
+            "the block must be 1 at least, the others 0 at least"
+        )
+
+
+def legend_of_mask(path: PathLike) -> Legend | None:
+    """The legend that a mask carries: its tag, else one class for each colour of its colour table.
+
+    Returns:
+        None if it has neither.
+
+    Raises:
+        RasterError: the file cannot be read.
+        LegendError: the tag is damaged.
+    """
+    with open_dataset(check_file(path), DRIVERS) as dataset:
+        text = dataset.tags().get(LEGEND_TAG)
+        colours = dataset.colormap(1) if "palette" in [kind.name for kind in dataset.colorinterp[:1]] else {}
+    if text is not None:
+        try:
+            return Legend.from_dict(json.loads(text))
+        except (json.JSONDecodeError, AttributeError, TypeError, LegendError) as error:
+            raise LegendError(f"{path}: its tag {LEGEND_TAG} is no legend ({error}): give a legend") from error
+    shown = {value: colour for value, colour in colours.items() if _is_shown(value, colour)}
+    return (
+        Legend(tuple(_unnamed(value, "#" + bytes(rgb).hex()) for value, (*rgb, _) in shown.items())) if shown else None
+    )
+
+
+def _is_shown(value: int, colour: Sequence[int]) -> bool:
+    # Entries that nobody set are black, opaque or not.
+    return BACKGROUND < value < UNLABELLED and any(colour[:3]) and colour[3] > 0
+
+
+def _unnamed(value: int, colour: str | None = None) -> LegendClass:
+    return LegendClass(f"class_{value}", value, colour or default_colour(value - 1))
+
+
+@dataclass(frozen=True)
+class _Mask:
+    """A raster of classes, read in its own rows and columns."""
+
+    file: RasterFile
+    transform: Affine
+    crs_wkt: str | None
+    block_height: int
+
+    @classmethod
+    def open(cls, path: PathLike) -> _Mask:
+        path = check_file(path)
+        with open_dataset(path, DRIVERS) as dataset:
+            check_blocks(dataset, path)
+            if dataset.count != 1:
+                raise RasterError(f"{path} has {dataset.count} bands; a mask of classes has one: give the mask")
+            if dataset.gcps[0] and dataset.transform.is_identity:
+                raise GridError(f"{path} is placed by ground control points: warp it first (gdalwarp -r near)")
+            file = RasterFile(
+                path, DRIVERS, (1,), dataset.shape, dataset.dtypes[0], dataset.nodatavals, mask=mask_kind(dataset)
+            )
+            wkt = dataset.crs.to_wkt() if dataset.crs else None
+            return cls(file, dataset.transform, wkt, dataset.block_shapes[0][0])
+
+    def strips(self, block: int, progress: Progress) -> Iterator[np.ndarray]:
+        """Rows from the top, uint8 (rows, width), 0 where there is no polygon."""
+        height, width = self.file.shape
+        rows = max(1, block * block // width)
+        whole_blocks = -(-rows // self.block_height) * self.block_height
+        read = whole_blocks if whole_blocks * width <= _MAX_READ else rows
+        progress("polygons", 0, height * width / 1e6, "Mpx")
+        for top in range(0, height, read):
+            labels = self._labels(top, min(top + read, height))
+            for start in range(0, len(labels), rows):
+                yield labels[start : start + rows]
+            progress("polygons", (top + len(labels)) * width / 1e6, height * width / 1e6, "Mpx")
+
+    def _labels(self, top: int, bottom: int) -> np.ndarray:
+        values = self.file.read((slice(top, bottom), slice(0, self.file.shape[1]))).data[0]
+        with np.errstate(invalid="ignore"):
+            labels = values.astype(np.uint8, copy=False)
+        if values.dtype != np.uint8 and not np.array_equal(values, labels):
+            odd = values[values != labels][0]
+            raise RasterError(f"{self.file.path} holds the value {odd}; classes are whole numbers from 0 to 255")
+        return np.where(labels == UNLABELLED, np.uint8(BACKGROUND), labels)
+
+
+@dataclass
+class _Names:
+    """Names of the classes met so far, and how many polygons each has."""
+
+    given: Legend | None
+    counts: dict[str, int] = field(default_factory=dict)
+    _by_value: dict[int, LegendClass] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for item in self.given.classes if self.given else ():
+            self._by_value[item.value] = item
+            self.counts[item.name] = 0
+
+    def count(self, values: np.ndarray) -> np.ndarray:
+        """The name of each value, object (n,)."""
+        for value, times in zip(*np.unique(values, return_counts=True), strict=True):
+            item = self._by_value.setdefault(int(value), _unnamed(int(value)))
+            self.counts[item.name] = self.counts.get(item.name, 0) + int(times)
+        names = np.empty(len(values), object)
+        names[:] = [self._by_value[value].name for value in values.tolist()]
+        return names
+
+    def legend(self) -> Legend:
+        """The classes given, and those found besides."""
+        extra = [item for value, item in sorted(self._by_value.items()) if item.name not in self._given_names]
+        classes = (*(self.given.classes if self.given else ()), *extra)
+        return Legend(classes) if classes else Legend.binary()
+
+    @property
+    def _given_names(self) -> tuple[str, ...]:
+        return self.given.names if self.given else ()
+
+
+def _frames(
+    traced: Iterable[Traced], ground: Ground, names: _Names, min_area_m2: float, simplify_m: float
+) -> Iterator[gpd.GeoDataFrame]:
+    """Tables of finished polygons; one at least, so that a file without polygons has its columns."""
+    for polygons, values in _gathered(traced):
+        if min_area_m2 > 0 and len(values):
+            keep = ground.areas_m2(ground.place(polygons)) >= min_area_m2
+            polygons, values = polygons[keep], values[keep]
+        if simplify_m > 0:
+            polygons, origins = ground.simplify(polygons, simplify_m)
+            values = values[origins]
+        placed = ground.place(polygons)
+        areas = None if ground.to_equal_area is None else ground.areas_m2(placed)
+        if min_area_m2 > 0 and areas is not None:
+            keep = areas >= min_area_m2
+            placed, values, areas = placed[keep], values[keep], areas[keep]
+        columns = {"class": names.count(values), "class_id": values.astype(np.int32)}
+        if areas is not None:
+            columns["area_m2"] = areas
+        yield gpd.GeoDataFrame(columns, geometry=placed, crs=ground.crs)
+
+
+def _gathered(traced: Iterable[Traced]) -> Iterator[Traced]:
+    """Join small groups to ones of _CHUNK polygons or more; the last may be empty."""
+    waiting: list[Traced] = []
+    count = 0
+    for some in traced:
+        waiting.append(some)
+        count += len(some.values)
+        if count >= _CHUNK:
+            yield _joined(waiting)
+            waiting, count = [], 0
+    yield _joined(waiting)
+
+
+def _joined(groups: Sequence[Traced]) -> Traced:
+    polygons = np.concatenate([np.empty(0, object), *(one.polygons for one in groups)])
+    return Traced(polygons, np.concatenate([np.empty(0, np.uint8), *(one.values for one in groups)]))
+
+
+def _read_styles(layers: Iterable[Path]) -> dict[Path, str]:
+    """Styles that are there already: the mask's own, or a person's work."""
+    styles = {style_path(layer) for layer in layers}
+    return {style: style.read_text(encoding="utf-8") for style in styles if style.exists()}
+
+
+class _StoppedError(OutputError):
+    """The tables ended before their time."""
+
+
+def _write_all(
+    paths: Sequence[Path],
+    frames: Iterator[gpd.GeoDataFrame],
+    fields: dict[str, str],
+    crs: CRS | None,
+    style_of: Callable[[Path], str],
+) -> None:
+    """Write the same tables to every file in one pass over them, and the styles; all files appear, or none."""
+    queues: list[_Frames] = [Queue(maxsize=1) for _ in paths]
+    with ExitStack() as stack:
+        parts = [stack.enter_context(staged(path)) for path in paths]
+        with ThreadPoolExecutor(len(paths)) as pool:
+            writers = [
+                pool.submit(_write_one, path, part, queue, fields, crs)
+                for path, part, queue in zip(paths, parts, queues, strict=True)
+            ]
+            end: _StoppedError | None = _StoppedError("the polygons ended early")
+            try:
+                for frame in frames:
+                    if not all(_put(frame, queue, writer) for queue, writer in zip(queues, writers, strict=True)):
+                        break
+                else:
+                    end = None
+            finally:
+                for queue, writer in zip(queues, writers, strict=True):
+                    _put(end, queue, writer)
+        failures = [writer.exception() for writer in writers]
+        for failure in sorted(filter(None, failures), key=lambda error: isinstance(error, _StoppedError)):
+            raise failure
+        for path, part in zip(paths, parts, strict=True):
+            write_style(part, style_of(path))
+
+
+def _write_one(path: Path, part: Path, queue: _Frames, fields: dict[str, str], crs: CRS | None) -> None:
+    try:
+        write_features(part, _taken(queue), fields=fields, crs=crs)
+    except _StoppedError:
+        raise
+    except OutputError as error:
+        # The person knows the output, not where it is made.
+        raise OutputError(str(error).replace(str(part), str(path))) from error
+
+
+def _put(item: gpd.GeoDataFrame | _StoppedError | None, queue: _Frames, writer: Future[None]) -> bool:
+    """Hand over as soon as there is room; False if nobody is there to take it any more."""
+    while not writer.done():
+        try:
+            queue.put(item, timeout=0.1)
+            return True
+        except Full:
+            continue
+    return False
+
+
+def _taken(queue: _Frames) -> Iterator[gpd.GeoDataFrame]:
+    while (item := queue.get()) is not None:
+        if isinstance(item, _StoppedError):
+            raise item
+        yield item

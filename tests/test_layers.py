@@ -1,0 +1,176 @@
+"""Imports point one way: a module of gimseg imports only from those above its own in this list."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "gimseg"
+
+LAYERS = (
+    "errors",
+    "torchvision_ops",
+    "outputs",
+    "progress",
+    "legend",
+    "raster_files",
+    "raster_output",
+    "rasters",
+    "vector_formats",
+    "vector_geometry",
+    "vector_output",
+    "vectors",
+    "layouts",
+    "painting",
+    "scenes",
+    "labelled_scenes",
+    "datasets",
+    "sampling",
+    "augmentation",
+    "losses",
+    "metrics",
+    "tiling",
+    "stitching",
+    "refinement",
+    "networks",
+    "recipes",
+    "reach",
+    "models",
+    "fitting",
+    "training",
+    "inference",
+    "qgis",
+    "tracing",
+    "vectorization",
+    "segmenting",
+    "pictures",
+    "evaluation",
+    "info",
+    "report",
+    "correction",
+    "export",
+    "cluster",
+    "demo",
+    "review",
+    "cli",
+)
+"""Top to bottom. Names without a file are rooms that are not built yet."""
+
+LATE_IMPORTERS = ("cli",)
+"""Modules that may import others of gimseg inside a function."""
+
+
+class Import(NamedTuple):
+    """One import of a module of gimseg; `target` is its first name below gimseg, "" for gimseg itself."""
+
+    target: str
+    line: int
+    inside_function: bool
+
+
+def find_imports(source: str, module: str = "module") -> Iterator[Import]:
+    """Every import of gimseg in a source text, wherever it stands."""
+    tree = ast.parse(source)
+    late = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        for dotted in _imported(node, module):
+            first, _, rest = dotted.partition(".")
+            if first == "gimseg":
+                yield Import(rest.partition(".")[0], node.lineno, id(node) in late)  # type: ignore[attr-defined]
+
+
+def _imported(node: ast.AST, module: str) -> list[str]:
+    """Dotted names that an import statement reaches; [] for any other node."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    origin = node.module or ""
+    if node.level:
+        package = ["gimseg", *module.split(".")][: -node.level]
+        origin = ".".join([*package, *([node.module] if node.module else [])])
+    if origin != "gimseg":
+        return [origin]
+    return ["gimseg" if alias.name == "__version__" else f"gimseg.{alias.name}" for alias in node.names]
+
+
+def faults(module: str, source: str) -> list[str]:
+    """What is wrong with the imports of a module, one line each.
+
+    Args:
+        module: dotted name below gimseg, such as ``models`` or ``correction.gate``.
+        source: its text.
+    """
+    layer = module.partition(".")[0]
+    if layer not in LAYERS:
+        return [f"gimseg/{layer}: not in the list of layers: give it its place"]
+    found = []
+    for target, line, inside_function in find_imports(source, module):
+        where = f"gimseg.{module}, line {line}"
+        if inside_function and layer not in LATE_IMPORTERS:
+            found.append(f"{where}: imports gimseg.{target} inside a function")
+        if target and target not in LAYERS:
+            found.append(f"{where}: gimseg.{target} is no module: import from the module that defines it")
+        elif target and target != layer and LAYERS.index(target) > LAYERS.index(layer):
+            found.append(f"{where}: imports gimseg.{target}, which lies below it")
+    return found
+
+
+def modules() -> list[tuple[str, Path]]:
+    """Dotted name below gimseg and path of every module, but for gimseg/__init__.py itself."""
+    listed = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if parts != ("__init__",):
+            listed.append((".".join(parts), path))
+    return listed
+
+
+@pytest.mark.parametrize(("module", "path"), modules(), ids=[name for name, _ in modules()])
+def test_module_imports_only_from_above(module: str, path: Path) -> None:
+    assert faults(module, path.read_text(encoding="utf-8")) == []
+
+
+def test_list_names_every_layer_once() -> None:
+    assert len(set(LAYERS)) == len(LAYERS)
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("legend", "from gimseg.training import train"),
+        ("legend", "import gimseg.rasters"),
+        ("legend", "from gimseg import rasters"),
+        ("legend", "from .rasters import open_raster"),
+        ("legend", "from . import cli"),
+        ("correction.gate", "from ..review import serve"),
+        ("training", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from gimseg.demo import run_demo"),
+        ("training", "def train():\n    from gimseg.demo import run_demo"),
+        ("training", "def train():\n    from gimseg.legend import Legend"),
+        ("training", "from gimseg import Dataset"),
+        ("helpers", "import numpy"),
+    ],
+)
+def test_a_wrong_import_is_found(module: str, source: str) -> None:
+    assert len(faults(module, source)) >= 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("training", "from gimseg import __version__\nfrom gimseg.legend import Legend\nimport torch"),
+        ("correction.gate", "from .drawing import read\nfrom ..metrics import Confusion"),
+        ("cli", "def train():\n    from gimseg.training import train"),
+    ],
+)
+def test_a_right_import_passes(module: str, source: str) -> None:
+    assert faults(module, source) == []

@@ -1,0 +1,133 @@
+"""Laws of tracing: the polygons of the whole mask, however it is cut."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from rasterio.features import rasterize, shapes
+
+from gimseg.tracing import Tracer, trace
+
+Polygons = list[tuple[int, str]]
+
+
+def in_one_pass(mask: np.ndarray) -> Polygons:
+    """What GDAL gives for the whole mask, in a form that can be compared."""
+    found = shapes(mask, mask=mask != 0, connectivity=4)
+    return sorted((int(value), shapely.geometry.shape(outline).normalize().wkt) for outline, value in found)
+
+
+def in_strips(mask: np.ndarray, cuts: list[int]) -> Polygons:
+    found = list(trace(np.split(mask, cuts)))
+    pairs = [(value, polygon) for some in found for value, polygon in zip(some.values, some.polygons, strict=True)]
+    assert all(polygon.is_valid for _, polygon in pairs)
+    return sorted((int(value), polygon.normalize().wkt) for value, polygon in pairs)
+
+
+def spiral(side: int) -> np.ndarray:
+    """One arm of width 1, wound with a gap of 1."""
+    mask = np.zeros((side, side), np.uint8)
+    top, left, bottom, right = 0, 0, side - 1, side - 1
+    while top <= bottom and left <= right:
+        mask[top, max(left - 1, 0) : right + 1] = 1
+        mask[top : bottom + 1, right] = 1
+        mask[bottom, left : right + 1] = 1
+        mask[min(top + 2, bottom) : bottom + 1, left] = 1
+        top, left, bottom, right = top + 2, left + 2, bottom - 2, right - 2
+    return mask
+
+
+def rings(side: int) -> np.ndarray:
+    """Squares of alternating classes, each around the next."""
+    depth = np.minimum.reduce([*np.indices((side, side)), *(side - 1 - np.indices((side, side)))])
+    return (depth % 3).astype(np.uint8)
+
+
+def blobs(side: int, seed: int) -> np.ndarray:
+    """Smooth areas of three classes, as a network would find them."""
+    coarse = np.random.default_rng(seed).normal(size=(side // 8 + 1,) * 2)
+    smooth = np.kron(coarse, np.ones((8, 8)))[:side, :side]
+    for axis in (0, 1):
+        smooth = np.mean([np.roll(smooth, shift, axis) for shift in range(-5, 6)], axis=0)
+    return np.digitize(smooth, [0.0, 0.2, 0.4]).astype(np.uint8)
+
+
+def noise(side: int, share: float, classes: int) -> np.ndarray:
+    rng = np.random.default_rng(round(share * 100) + classes)
+    return (rng.integers(1, classes + 1, (side, side)) * (rng.random((side, side)) < share)).astype(np.uint8)
+
+
+WORLDS = {
+    "spiral": spiral(41),
+    "rings": rings(40),
+    "checkerboard": np.indices((20, 21)).sum(axis=0).astype(np.uint8) % 2,
+    "two colours": np.indices((20, 21)).sum(axis=0).astype(np.uint8) % 2 + np.uint8(1),
+    "blobs": blobs(150, 3),
+    "sparse noise": noise(90, 0.3, 1),
+    "noise at the percolation threshold": noise(90, 0.593, 1),
+    "dense noise": noise(90, 0.8, 1),
+    "noise of classes": noise(90, 0.9, 3),
+    "full": np.full((12, 9), 254, np.uint8),
+    "empty": np.zeros((12, 9), np.uint8),
+    "one pixel": np.ones((1, 1), np.uint8),
+    "one row": noise(60, 0.6, 2)[:1],
+    "one column": np.ascontiguousarray(noise(60, 0.6, 2)[:, :1]),
+}
+
+
+@pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.parametrize("rows", [1, 2, 7, 1000])
+def test_polygons_are_those_of_one_pass(name: str, rows: int) -> None:
+    mask = WORLDS[name]
+    assert in_strips(mask, list(range(rows, len(mask), rows))) == in_one_pass(mask)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 2)),
+    st.sets(st.integers(1, 8)),
+)
+def test_any_small_mask_cut_anywhere(mask: np.ndarray, cuts: set[int]) -> None:
+    assert in_strips(mask, sorted(cut for cut in cuts if cut < len(mask))) == in_one_pass(mask)
+
+
+def test_holes_that_touch_the_outside_or_each_other_at_a_point_are_holes() -> None:
+    mask = np.array(
+        [
+            [0, 1, 1, 1, 1],
+            [1, 0, 1, 0, 1],
+            [1, 1, 0, 1, 1],
+            [1, 1, 1, 1, 1],
+        ],
+        np.uint8,
+    )
+    (polygon,) = (polygon for some in trace([mask[:2], mask[2:]]) for polygon in some.polygons)
+    assert polygon.is_valid
+    assert len(polygon.interiors) == 3
+    assert polygon.area == mask.sum()
+
+
+@pytest.mark.parametrize("name", ["blobs", "noise of classes"])
+def test_burnt_polygons_are_the_mask(name: str) -> None:
+    mask = WORLDS[name]
+    pairs = [pair for some in trace([mask[:31], mask[31:]]) for pair in zip(some.polygons, some.values, strict=True)]
+    assert np.array_equal(rasterize(pairs, mask.shape, dtype=np.uint8), mask)
+
+
+def test_a_region_is_given_by_the_strip_that_closes_it() -> None:
+    tracer = Tracer(4)
+    assert list(tracer.feed(np.array([[1, 0, 2, 2], [0, 0, 2, 0]], np.uint8)).values) == [1]
+    assert list(tracer.feed(np.array([[3, 0, 0, 0], [3, 0, 4, 0]], np.uint8)).values) == [2]
+    assert sorted(tracer.finish().values) == [3, 4]
+
+
+def test_finished_regions_leave_nothing_behind() -> None:
+    tracer = Tracer(64)
+    for _ in range(50):
+        tracer.feed(np.kron(np.eye(16), np.ones((4, 4))).astype(np.uint8) * np.uint8(9))
+        tracer.feed(np.zeros((1, 64), np.uint8))
+        assert tracer._held == []
