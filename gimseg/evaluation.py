@@ -142,10 +142,10 @@ def evaluate(
         datasets = datasets.at_resolution(model.recipe.resolution).with_bands(model.recipe.bands)
     scenes = datasets.scenes()
     predictor = Predictor(model, device=device) if model is not None else None
-    views = [_MaskViews(masks, scene) for scene in scenes]
+    ready = [_MaskViews(masks, scene) for scene in scenes] if predictor is None else []
     rows, panels = [], []
     for number, scene in enumerate(scenes):
-        blocks = predictor.blocks(scene.view) if predictor else views[number].blocks()
+        blocks = predictor.blocks(scene.view) if predictor else ready[number].blocks()
         found, panel = _score_scene(scene, blocks, split, progress)
         rows += found
         panels.append(panel)

@@ -25,11 +25,11 @@ from gimseg.errors import PredictionError
 from gimseg.legend import UNLABELLED, Legend
 from gimseg.models import Model
 from gimseg.parts import Parts
-from gimseg.preflight import Options, Plan, plan_prediction
+from gimseg.preflight import Options, Plan, plan_lattice, plan_prediction
 from gimseg.progress import Progress, format_duration, silent
-from gimseg.rasters import new_raster
+from gimseg.rasters import RasterView, Roi, new_raster
 from gimseg.stitching import Mosaic, stitch
-from gimseg.tiling import Block, Lattice, chunks, plan_windows, roi_shape, shift
+from gimseg.tiling import Block, Lattice, chunks, plan_blocks, plan_windows, roi_shape, shift
 
 __all__ = ["Options", "Plan", "Prediction", "Predictor", "predict"]
 
@@ -157,6 +157,27 @@ class Predictor:
             resumed=len(plan.blocks) - len(todo),
             notes=plan.notes,
         )
+
+    def blocks(self, view: RasterView, block_size: int = 2048) -> Iterator[tuple[Roi, np.ndarray]]:
+        """Predict a raster block by block, writing nothing.
+
+        Args:
+            view: the raster on the grid to predict, with the model's bands.
+            block_size: side of a block, px: memory grows with it, the result does not change.
+
+        Yields:
+            the block's place on the grid, and its classes: uint8 (rows, cols), 255
+            where there is no image.
+
+        Raises:
+            RasterError: a window cannot be read.
+        """
+        lattice = plan_lattice((view.shape[0], view.shape[1]), self.model)
+        for block in plan_blocks(lattice, block_size):
+            pixels = view.read(block.read)
+            wanted = pixels.valid[shift(block.core, block.read)]
+            image = self.model.recipe.prepare(pixels)
+            yield block.core, self.predict_block(image, block, lattice, wanted)
 
     def predict_block(self, image: np.ndarray, block: Block, lattice: Lattice, wanted: np.ndarray) -> np.ndarray:
         """Classes of a block.

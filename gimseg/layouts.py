@@ -113,8 +113,8 @@ class Layout:
     parcels: tuple[Parcel, ...]
     buildings: tuple[Building, ...]
     trees: tuple[Tree, ...]
-    pads: tuple[Polygon, ...]
-    walls: tuple[LineString, ...]
+    pads: tuple[BaseGeometry, ...]
+    walls: tuple[BaseGeometry, ...]
     cars: tuple[Wing, ...]
     ponds: tuple[Polygon, ...]
 
@@ -129,17 +129,17 @@ def draw_layout(seed: int, width_m: float, height_m: float, style: Style) -> Lay
     roads = _roads(rng, area)
     parcels = _parcels(rng, area, roads, style)
     buildings, pads, walls = [], [], []
-    favourite = {}
+    favourite: dict[int, str] = {}
     for block, parcel in parcels:
         homes = parcel.cover == "yard"
         if homes or (parcel.cover in CROPS and rng.random() < 0.06):
-            liked = favourite.setdefault(block, rng.choice(MATERIALS, p=_FREQUENCY))
-            built = _homestead(rng, parcel, str(liked))
+            liked = favourite.setdefault(block, str(rng.choice(MATERIALS, p=_FREQUENCY)))
+            built = _homestead(rng, parcel, liked)
             buildings += built
             if built and rng.random() < 0.3:
                 pads.append(_pad(rng, parcel, built[0]))
             if homes and rng.random() < 0.3:
-                walls.append(parcel.polygon.buffer(-0.6).exterior)
+                walls.append(parcel.polygon.buffer(-0.6).boundary)
     land = tuple(parcel for _, parcel in parcels)
     houses = unary_union([building.footprint for building in buildings])
     ponds = tuple(_ponds(rng, land, houses, area.area))
@@ -164,9 +164,12 @@ def _roads(rng: Generator, area: Polygon) -> list[Road]:
     second = []
     for road in _family(rng, area, heading + np.pi / 2 + rng.uniform(-0.3, 0.3), 150.0):
         if rng.random() < 0.5:
-            stop = first[rng.integers(len(first))].line
-            parts = [part for part in split(road.line, stop).geoms if part.length > 40]
-            road = road._replace(line=parts[rng.integers(len(parts))])
+            stop = first[rng.integers(len(first))]
+            parts = [part for part in split(road.line, stop.line).geoms if part.length > 40]
+            road = road._replace(line=parts[rng.integers(len(parts))] if parts else road.line)
+            # Asphalt that ends at a footpath looks like a mistake.
+            if road.surface == "asphalt" and stop.surface != "asphalt":
+                road = road._replace(surface="dirt", width=4.2)
         second.append(road)
     return first + second
 
@@ -199,7 +202,8 @@ def _parcels(rng: Generator, area: Polygon, roads: list[Road], style: Style) -> 
     for number, block in enumerate(blocks):
         share = (used + block.area / 2) / area.area
         used += block.area
-        use = "homes" if share < style.homes else "wood" if share < style.homes + style.wood else "fields"
+        homes = number == 0 or share < style.homes
+        use = "homes" if homes else "wood" if share < style.homes + style.wood else "fields"
         size = style.plot_m2 if use == "homes" else style.field_m2
         for land in _polygons(block.difference(tarmac)):
             for piece in _cut(rng, land, size):
@@ -275,7 +279,7 @@ def _placed(
     for attempt in range(14):
         length, width = np.array(size) * 0.95**attempt
         main = Wing(rng.uniform(left, right), rng.uniform(bottom, top), length, width, angle)
-        wings = (main,)
+        wings: tuple[Wing, ...] = (main,)
         if ell:
             depth, side = width * rng.uniform(0.75, 1.0), width * rng.uniform(0.55, 0.8)
             at = (length - side) / 2 * rng.choice([-1, 1])
@@ -321,9 +325,9 @@ def _trees(rng: Generator, parcels: tuple[Parcel, ...], kept_out: list[BaseGeome
             hedge = shapely.get_coordinates(shapely.line_interpolate_point(polygon.exterior, along))
             drawn += [(x, y, rng.uniform(0.8, 2.1)) for x, y in hedge + rng.normal(0, 0.7, hedge.shape)]
         drawn += [(x, y, rng.uniform(*size)) for x, y in centres]
-    points = shapely.points([(x, y) for x, y, _ in drawn]) if drawn else np.array([])
-    radii = np.array([radius for *_, radius in drawn])
-    close, _ = shapely.STRtree(kept_out).query(points, predicate="dwithin", distance=radii * 0.85)
+    table = np.reshape(drawn, (-1, 3))
+    points, reach = shapely.points(table[:, :2]), table[:, 2] * 0.85
+    close, _ = shapely.STRtree(kept_out).query(points, predicate="dwithin", distance=reach)
     palms = rng.random(len(drawn)) < 0.07
     for index in np.setdiff1d(np.arange(len(drawn)), close):
         x, y, radius = drawn[index]

@@ -117,7 +117,7 @@ class Legend:
             raise LegendError(f"the legend's field is {self.field!r}: give the name of an attribute, or none")
         _refuse_twins("name", (item.name.casefold() for item in self.classes))
         _refuse_twins("value", (item.value for item in self.classes))
-        texts = [_normalise(text) for item in self.classes for text in {_normalise(text) for text in item.values}]
+        texts = [text for item in self.classes for text in {_normalise(text) for text in item.values}]
         if None in texts:
             raise LegendError("an attribute value of the legend is empty: nulls and blanks are always unlabelled")
         _refuse_twins("attribute value", texts)
@@ -269,11 +269,12 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
 def _normalise(attribute: object) -> str | None:
     if attribute is None or (isinstance(attribute, float | np.floating) and math.isnan(attribute)):
         return None
+    if type(attribute).__name__ in ("NAType", "NaTType"):  # pandas' nulls, without importing pandas
+        return None
     text = str(attribute).strip().casefold()
     if _DECIMAL.fullmatch(text):
         text = text.rstrip("0").rstrip(".")
-    # How pandas writes its nulls.
-    return None if text in ("", "<na>", "nat") else text
+    return text or None
 
 
 def _read_class(item: Any, order: int) -> LegendClass:

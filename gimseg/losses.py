@@ -325,9 +325,10 @@ def _parse_option(node: ast.expr) -> Option:
 
 
 def _parse_number(node: ast.expr) -> float:
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        return float(node.value)  # type: ignore[arg-type]
-    raise LossError(f"{ast.unparse(node)!r} is not a number of 0 or above; {_GRAMMAR}")
+    match node:
+        case ast.Constant(value=int() | float() as value) if not isinstance(value, bool) and value < 1e300:
+            return float(value)
+    raise LossError(f"{ast.unparse(node)!r} is no finite number of 0 or above; {_GRAMMAR}")
 
 
 def _checked_options(loss: str, options: Sequence[tuple[str, Option]]) -> tuple[tuple[str, Option], ...]:

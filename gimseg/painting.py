@@ -49,11 +49,10 @@ class View(NamedTuple):
     left: float
     bottom: float
 
-    @property
-    def transform(self) -> Affine:
-        """From (col, row) to layout metres."""
-        top = self.bottom + self.shape[0] * self.resolution
-        return Affine(self.resolution, 0, self.left, 0, -self.resolution, top)
+    def transform(self, fine: int = 1) -> Affine:
+        """From (col, row), each pixel cut into `fine` a side, to layout metres."""
+        top, step = self.bottom + self.shape[0] * self.resolution, self.resolution / fine
+        return Affine(step, 0, self.left, 0, -step, top)
 
     def patch(self, x: float, y: float, reach: float) -> tuple[slice, slice]:
         """The pixels within `reach` metres of a point, possibly none."""
@@ -66,9 +65,8 @@ class View(NamedTuple):
     def metres(self, roi: tuple[slice, slice]) -> tuple[np.ndarray, np.ndarray]:
         """x of shape (1, cols) and y of shape (rows, 1) of the pixel centres of a patch."""
         x = self.left + (np.arange(roi[1].start, roi[1].stop, dtype=np.float32) + 0.5) * self.resolution
-        y = self.bottom + (self.shape[0] - np.arange(roi[0].start, roi[0].stop, dtype=np.float32) - 0.5) * (
-            self.resolution
-        )
+        below = self.shape[0] - 0.5 - np.arange(roi[0].start, roi[0].stop, dtype=np.float32)
+        y = self.bottom + below * self.resolution
         return x[None, :], y[:, None]
 
     def coverage(self, geometries: Iterable[BaseGeometry], fine: int = 3) -> np.ndarray:
@@ -78,7 +76,7 @@ class View(NamedTuple):
         if not shapes:
             return np.zeros(self.shape, np.float32)
         size = (rows * fine, cols * fine)
-        mask = rasterize(shapes, size, transform=self.transform * Affine.scale(1 / fine), dtype="uint8")
+        mask = rasterize(shapes, size, transform=self.transform(fine), dtype="uint8")
         return mask.reshape(rows, fine, cols, fine).sum(axis=(1, 3), dtype=np.float32) / fine**2
 
 
@@ -151,16 +149,15 @@ def _paint_land(canvas: Canvas, layout: Layout) -> None:
     """Parcels in their own tints, with rows where something is grown."""
     view, rng, parcels = canvas.view, canvas.rng, layout.parcels
     shapes = [(parcel.polygon, number) for number, parcel in enumerate(parcels, 1)]
-    number = rasterize(shapes, view.shape, transform=view.transform, dtype="int32") if shapes else 0
+    number = rasterize(shapes, view.shape, transform=view.transform(), dtype="int32")
     covers = [_GROUND["meadow"], *(_GROUND[parcel.cover] for parcel in parcels)]
-    count = len(covers)
-    tint = rng.normal(1, 0.07, (count, 1)) + rng.normal(0, 0.018, (count, 3))
+    tint = rng.normal(1, 0.07, (len(covers), 1)) + rng.normal(0, 0.018, (len(covers), 3))
     angle = np.array([0.0, *(parcel.angle for parcel in parcels)])
-    period = rng.uniform(1.0, 3.2, count)
+    period = rng.uniform(1.0, 3.2, len(covers))
     # Rows that the pixels cannot resolve fade into their mean instead of making moiré.
     strength = np.array([rows for *_, rows in covers]) * np.exp(-((1.3 * view.resolution / period) ** 2))
-    table = np.column_stack([-np.sin(angle) / period, np.cos(angle) / period, strength, rng.uniform(0.2, 0.7, count)])
-    east, north, strong, mean = np.moveaxis(table.astype(np.float32)[number], -1, 0)
+    table = [-np.sin(angle) / period, np.cos(angle) / period, strength, rng.uniform(0.2, 0.7, len(covers))]
+    east, north, strong, mean = (column.astype(np.float32)[number] for column in table)
     x, y = view.metres((slice(0, view.shape[0]), slice(0, view.shape[1])))
     rows = np.sin(2 * np.pi * (x * east + y * north) + 0.9 * canvas.rough) * strong
     # Yards are worn in patches, not in shades: the texture is steeper there.
@@ -182,8 +179,7 @@ def _paint_yards(canvas: Canvas, layout: Layout) -> None:
     worn = np.clip(1.5 * worn + 0.35 * canvas.rough - 0.35, 0, 0.9)
     bare = np.clip(1.3 * (canvas.broad - 1.65) + 0.25 * canvas.rough, 0, 0.85)
     soil = np.array((0.66, 0.53, 0.40)) + canvas.rng.normal(0, 0.02, 3)
-    cover = np.maximum(worn, bare)
-    canvas.blend(soil * (1 + 0.05 * canvas.fine)[..., None], cover)
+    canvas.blend(soil * (1 + 0.05 * canvas.fine)[..., None], np.maximum(worn, bare))
     pads = view.coverage(layout.pads)
     canvas.blend(np.array((0.63, 0.61, 0.57)) * (1 + 0.06 * canvas.rough + 0.03 * canvas.fine)[..., None], pads)
 
@@ -198,7 +194,9 @@ def _paint_roads(canvas: Canvas, layout: Layout) -> None:
     by = {kind: [road for road in layout.roads if road.surface == kind] for kind in ("track", "dirt", "asphalt")}
     ruts = [road.line.buffer(1.15).difference(road.line.buffer(0.45)) for road in by["track"]]
     dirt = [road.line.buffer(road.width / 2) for road in by["dirt"]]
-    earth = np.array((0.67, 0.56, 0.43)) * (1 + 0.06 * canvas.broad + 0.06 * canvas.rough + 0.04 * canvas.fine)[..., None]
+    earth = (
+        np.array((0.67, 0.56, 0.43)) * (1 + 0.06 * canvas.broad + 0.06 * canvas.rough + 0.04 * canvas.fine)[..., None]
+    )
     canvas.blend(earth * 0.93, view.coverage(ruts) * np.clip(0.8 + ragged, 0, 1))
     # Edges of dirt roads are worn, not cut: a little blur and noise on the coverage.
     worn = gaussian_filter(view.coverage(dirt), 0.25 / view.resolution)
@@ -235,8 +233,6 @@ def _paint_walls(canvas: Canvas, layout: Layout) -> None:
 def _paint_car(canvas: Canvas, car: Wing) -> None:
     roi = canvas.view.patch(car.x, car.y, car.length)
     along, across, inside = _in_wing(canvas.view, roi, car)
-    if not inside.any():
-        return
     paint = np.array(_CARS[canvas.rng.integers(len(_CARS))])
     glass = (np.abs(along - 0.75) < 0.35) | (np.abs(along + 1.5) < 0.25)
     colour = np.where((glass & (np.abs(across) < 0.75))[..., None], 0.15, paint)
@@ -261,10 +257,8 @@ def _paint_building(canvas: Canvas, building: Building) -> None:
     left, bottom, right, top = building.footprint.bounds
     roi = view.patch(centre.x, centre.y, np.hypot(right - left, top - bottom))
     base = _roof_colour(building, rng)
-    tone = rng.integers(2**32)
+    grain, tone = (canvas.fine[roi], canvas.rough[roi], view.resolution), int(rng.integers(2**32))
     cover = np.zeros(canvas.height[roi].shape, np.float32)
-    if cover.size == 0:
-        return
     height, light, colour = cover.copy(), cover + 1, np.zeros((*cover.shape, 3), np.float32)
     for wing in building.wings:
         along, across, inside = _in_wing(view, roi, wing)
@@ -274,7 +268,8 @@ def _paint_building(canvas: Canvas, building: Building) -> None:
         wins = (inside > 0) & (building.eaves_m + rise > height)
         height[wins] = (building.eaves_m + rise)[wins]
         light[wins] = lit[wins]
-        colour[wins] = (base * _roof_texture(canvas, roi, building, wing, along, across, int(tone)))[wins]
+        texture = _roof_texture(grain, building, wing, across, along, np.random.default_rng(tone))
+        colour[wins] = (base * texture)[wins]
         cover = np.maximum(cover, inside)
     if building.material == "rusty":
         rust = np.clip(0.5 * canvas.rough[roi] + 0.15 * canvas.fine[roi] + rng.uniform(0, 0.8), 0, 1)[..., None]
@@ -311,17 +306,18 @@ def _roof_form(
 
 
 def _roof_texture(
-    canvas: Canvas,
-    roi: tuple[slice, slice],
+    grain: tuple[np.ndarray, np.ndarray, float],
     building: Building,
     wing: Wing,
-    along: np.ndarray,
     across: np.ndarray,
-    tone: int,
+    along: np.ndarray,
+    rng: Generator,
 ) -> np.ndarray:
-    """Factor on the colour of a roof, (rows, cols, 1): sheets, tile courses, stains, ridge and eaves."""
-    rng = np.random.default_rng(tone)
-    fine, rough = canvas.fine[roi], canvas.rough[roi]
+    """Factor on the colour of a roof, (rows, cols, 1): sheets, tile courses, stains, ridge.
+
+    `grain` is fine and rough texture and the resolution (m), at which tile courses fade.
+    """
+    fine, rough, resolution = grain
     if building.material in ("metal", "painted", "rusty"):
         sheets = rng.normal(0, 0.10 if building.material == "rusty" else 0.045, (4, 128))
         which = sheets[(across > 0) * 2 + (np.abs(across) > 2.6), (along / 0.95 + 64).astype(int) % 128]
@@ -334,7 +330,7 @@ def _roof_texture(
         tank = np.hypot(along - at[0], across - at[1]) < rng.uniform(0.6, 0.95)
         factor = np.where(tank, rng.choice([0.3, 1.3]), factor)
     else:
-        courses = np.sin(2 * np.pi * across / 0.7) * np.exp(-((canvas.view.resolution / 0.5) ** 2))
+        courses = np.sin(2 * np.pi * across / 0.7) * np.exp(-((resolution / 0.5) ** 2))
         rugged = 0.11 if building.material == "thatch" else 0.06
         factor = 1 + 0.07 * courses + rugged * fine + 0.05 * rough
     if building.roof in ("gable", "hip"):
@@ -351,8 +347,6 @@ def _paint_trees(canvas: Canvas, trees: Iterable[Tree]) -> None:
         warm, bright, turn = rng.uniform(0, 1), rng.normal(1, 0.14), rng.uniform(0, 6.28)
         roi = view.patch(tree.x, tree.y, tree.radius * 1.25)
         x, y = view.metres(roi)
-        if x.size == 0 or y.size == 0:
-            continue
         reach = np.hypot(x - tree.x, y - tree.y) / tree.radius
         if tree.palm:
             reach = reach / (0.5 + 0.5 * np.abs(np.cos(np.arctan2(y - tree.y, x - tree.x) * 4.5 + turn)))
@@ -373,12 +367,11 @@ def _paint_trees(canvas: Canvas, trees: Iterable[Tree]) -> None:
     canvas.height = np.maximum(canvas.height, crowns * (cover > 0.4))
 
 
-def _shadow(height: np.ndarray, sun: Sun, resolution: float) -> np.ndarray:
+def _sunlit(height: np.ndarray, sun: Sun, resolution: float) -> np.ndarray:
     """How much of the sun each pixel sees, 0 to 1: walk towards the sun and look for something higher."""
     flat = np.hypot(sun.east, sun.north)
     climb = sun.up / flat
-    shaded = np.zeros(height.shape, np.float32)
-    rows, cols = height.shape
+    shaded, (rows, cols) = np.zeros(height.shape, np.float32), height.shape
     steps = int(np.ceil(height.max() / climb / resolution))
     for step in range(1, steps + 1):
         down, right = round(-step * sun.north / flat), round(step * sun.east / flat)
@@ -394,7 +387,7 @@ def _shadow(height: np.ndarray, sun: Sun, resolution: float) -> np.ndarray:
 def _exposed(canvas: Canvas) -> np.ndarray:
     """Light, haze, the lens and the sensor: colour planes to uint8 (3, rows, cols)."""
     view, rng = canvas.view, canvas.rng
-    direct = (canvas.light * _shadow(canvas.height, canvas.sun, view.resolution))[..., None]
+    direct = (canvas.light * _sunlit(canvas.height, canvas.sun, view.resolution))[..., None]
     sunlight, sky = np.array((0.70, 0.675, 0.63), np.float32), np.array((0.32, 0.345, 0.40), np.float32)
     picture = canvas.colour * (sunlight * direct + sky)
     haze = rng.uniform(0.03, 0.07) + 0.012 * canvas.broad[..., None]

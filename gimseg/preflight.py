@@ -162,7 +162,7 @@ def plan_prediction(
     check_outputs([output], inputs, overwrite=options.overwrite)
     opened = _open(raster, recipe, options)
     geobox, notes = _grid(opened, recipe, options)
-    lattice = _lattice((int(geobox.shape[0]), int(geobox.shape[1])), model)
+    lattice = plan_lattice((int(geobox.shape[0]), int(geobox.shape[1])), model)
     plan = Plan(
         raster=opened,
         view=opened.on(geobox),
@@ -188,7 +188,7 @@ def _open(path: str | os.PathLike[str], recipe: Recipe, options: Options) -> Ras
     bands = tuple(options.bands or recipe.bands)
     if len(bands) != len(recipe.bands):
         raise PredictionError(
-            f"bands {', '.join(map(str, bands))} were asked for, the model takes {len(recipe.bands)} bands: give as many"
+            f"bands {', '.join(map(str, bands))} were asked for: the model takes {len(recipe.bands)}, give as many"
         )
     with open_dataset(check_file(path), DRIVERS) as dataset:
         count = dataset.count
@@ -227,7 +227,8 @@ def _grid(raster: Raster, recipe: Recipe, options: Options) -> tuple[GeoBox, lis
     return raster.grid(wanted), notes
 
 
-def _lattice(shape: tuple[int, int], model: Model) -> Lattice:
+def plan_lattice(shape: tuple[int, int], model: Model) -> Lattice:
+    """The windows of a raster of this shape: the model's, cut at the edges where its network can take it."""
     recipe = model.recipe
     lattice = Lattice(shape, recipe.window, recipe.halo, recipe.stride)
     bands = len(recipe.bands)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
@@ -36,6 +37,9 @@ DRIVERS = {
     "JPEG": (b"\xff\xd8\xff",),
 }
 """Formats that cannot point at other files or run code, and how their files begin."""
+
+GDAL_ERRORS = (RasterioError, CPLE_BaseError)
+"""What rasterio raises for a damaged file or a full disk; some calls let GDAL's own errors through."""
 
 MAX_BLOCK_BYTES = 2**30
 BLOCK_CACHE_BYTES = 256 * 2**20
@@ -118,7 +122,7 @@ class RasterFile:
             bands = [*self.bands, self.alpha] if self.alpha else list(self.bands)
             values = dataset.read(bands, window=window)
             valid = self._declared_valid(dataset, window, values)
-        except RasterioError as error:
+        except GDAL_ERRORS as error:
             raise RasterError(read_failure(self.path, window, error)) from error
         values = values[: len(self.bands)]
         if self.border is not None:
@@ -238,7 +242,7 @@ def open_dataset(path: str, drivers: Collection[str] = frozenset(DRIVERS)) -> An
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
             return rasterio.open(path, driver=driver)
-        except RasterioError as error:
+        except GDAL_ERRORS as error:
             raise RasterError(
                 f"{path} cannot be opened as {driver} ({error}): "
                 "the file is damaged or incomplete; copy or download it again"
@@ -337,7 +341,7 @@ def find_border(dataset: Any, path: str, bands: Sequence[int], side: int = 2048)
     shape = (max(1, int(dataset.height / factor)), max(1, int(dataset.width / factor)))
     try:
         coarse = dataset.read(list(bands), out_shape=(len(bands), *shape), resampling=Resampling.nearest)
-    except RasterioError as error:
+    except GDAL_ERRORS as error:
         raise RasterError(read_failure(path, Window(0, 0, dataset.width, dataset.height), error)) from error
     edge = np.concatenate([coarse[:, 0], coarse[:, -1], coarse[:, :, 0], coarse[:, :, -1]], axis=1).T
     colours, counts = np.unique(edge, axis=0, return_counts=True)

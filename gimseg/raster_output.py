@@ -17,13 +17,12 @@ import numpy as np
 import rasterio
 from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
 from gimseg.errors import OutputError
 from gimseg.outputs import check_outputs, staged
-
-Roi = tuple[slice, slice]
+from gimseg.raster_files import GDAL_ERRORS, Roi
 
 
 class RasterWriter:
@@ -52,7 +51,7 @@ class RasterWriter:
             raise OutputError(f"{self._output}: window {roi} does not lie inside its {self.shape} rows and columns")
         try:
             self._dataset.write(array, window=Window(cols.start, rows.start, expected[2], expected[1]))
-        except RasterioError as error:
+        except GDAL_ERRORS as error:
             raise OutputError(_write_failure(self._output, error)) from error
 
 
@@ -100,7 +99,7 @@ def new_raster(
                 dataset.update_tags(**{**(tags or {}), **names})
                 yield RasterWriter(dataset, output)
             _build_overviews(temporary, geobox.shape)
-        except RasterioError as error:
+        except GDAL_ERRORS as error:
             raise OutputError(_write_failure(output, error)) from error
         _check_readable(temporary, output)
         if category_names:
@@ -123,7 +122,7 @@ def write_part(path: str | os.PathLike[str], array: np.ndarray, geobox: GeoBox, 
         try:
             with _quiet(), rasterio.open(temporary, "w", **profile) as dataset:
                 dataset.write(array)
-        except RasterioError as error:
+        except GDAL_ERRORS as error:
             raise OutputError(_write_failure(Path(path), error)) from error
         _check_readable(temporary, Path(path))
 
@@ -176,10 +175,10 @@ def _build_overviews(path: Path, shape: Any) -> None:
 def _check_readable(path: Path, output: Path) -> None:
     """Read every block back: a disk that is full when a file is closed raises nothing."""
     try:
-        with _quiet(), rasterio.open(path, driver=["GTiff"]) as dataset:
+        with _quiet(), rasterio.open(path, driver="GTiff") as dataset:
             for _, window in dataset.block_windows(1):
                 dataset.read(window=window)
-    except RasterioError as error:
+    except GDAL_ERRORS as error:
         raise OutputError(_write_failure(output, error)) from error
 
 

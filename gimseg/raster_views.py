@@ -27,7 +27,8 @@ from rasterio.transform import GCPTransformer, RPCTransformer
 from rasterio.warp import Resampling, reproject
 
 from gimseg.errors import GridError
-from gimseg.raster_files import Pixels, Roi
+from gimseg.raster_files import Pixels, RasterFile, Roi
+from gimseg.resampling import Axis, resample, take_nearest
 
 CHUNK = 256
 """Side, in target pixels, of the fixed squares in which resampling is done."""
@@ -135,23 +136,37 @@ class RasterView:
         if not valid.any():
             return nothing
         corner = (window[0].start, window[1].start)
-        if method == "nearest":
-            data = np.zeros((count, side, side), dtype)
-            self._to_source.warp(values.astype(dtype, copy=False), data, origin, corner, "nearest")
+        axes = self._to_source.axes(origin, corner)
+        if axes is None:
+            data, good = self._warp(values, valid, origin, corner, method)
+        elif method == "nearest":
+            data, good = take_nearest(values, valid, *axes)
         else:
-            source = values.astype(np.float32)
-            source[:, ~valid] = np.nan
-            data = np.full((count, side, side), np.nan, np.float32)
-            self._to_source.warp(source, data, origin, corner, method)
-        keep = np.zeros((side, side), np.float32)
-        share = "average" if method == "average" else "nearest"
-        self._to_source.warp(valid.astype(np.float32), keep, origin, corner, share)
-        good = (keep >= 0.5) & (np.isfinite(data).all(axis=0) if data.dtype.kind == "f" else True)
+            data, good = resample(values, valid, *axes, method)
+        data = data.astype(dtype, copy=False)
         if method == "cubic" and np.dtype(self.file.dtype).kind in "iu":
             limits = np.iinfo(self.file.dtype)
             np.clip(data, limits.min, limits.max, out=data)
         data[:, ~good] = 0
         return Pixels(data, good)
+
+    def _warp(
+        self, values: np.ndarray, valid: np.ndarray, origin: tuple[int, int], corner: tuple[int, int], method: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As :func:`resample`, for grids that are turned against the file or lie in another CRS."""
+        shape = (self._to_source.chunk, self._to_source.chunk)
+        keep = np.zeros(shape, np.float32)
+        share = "average" if method == "average" else "nearest"
+        self._to_source.warp(valid.astype(np.float32), keep, origin, corner, share)
+        if method == "nearest":
+            data = np.zeros((len(values), *shape), values.dtype)
+            self._to_source.warp(values, data, origin, corner, method)
+            return data, keep >= 0.5
+        source = values.astype(np.float32)
+        source[:, ~valid] = np.nan
+        data = np.full((len(values), *shape), np.nan, np.float32)
+        self._to_source.warp(source, data, origin, corner, method)
+        return data, (keep >= 0.5) & np.isfinite(data).all(axis=0)
 
 
 def _shifted(part: slice, sign: int, shift: int) -> tuple[slice, int]:
@@ -289,6 +304,20 @@ class _PixelMap:
             parts.append(slice(start, stop))
         return parts[0], parts[1]
 
+    def axes(self, origin: tuple[int, int], corner: tuple[int, int]) -> tuple[Axis, Axis] | None:
+        """Where the chunk at `origin` lies along rows and columns counted from `corner`; None if they are turned."""
+        if self.affine is None or max(abs(self.affine.b), abs(self.affine.d)) * self._extent > 1e-3:
+            return None
+        a, _, c, _, e, f = tuple(self._fixed(origin, corner))[:6]
+        return Axis(f, e, self.chunk), Axis(c, a, self.chunk)
+
+    def _fixed(self, origin: tuple[int, int], corner: tuple[int, int]) -> Affine:
+        """From pixels of the chunk at `origin` to file pixels counted from `corner`."""
+        assert self.affine is not None
+        a, b, c, d, e, f = tuple(self.affine * Affine.translation(origin[1], origin[0]))[:6]
+        # A crop of a grid differs from the grid in the last digits: rounded away, both read the same bytes.
+        return Affine(a, b, round(c, 6) - corner[1], d, e, round(f, 6) - corner[0])
+
     def warp(
         self, source: np.ndarray, out: np.ndarray, origin: tuple[int, int], corner: tuple[int, int], method: str
     ) -> None:
@@ -302,12 +331,9 @@ class _PixelMap:
         if out.dtype.kind == "f":
             options |= {"src_nodata": np.nan, "dst_nodata": np.nan}
         chunk = Affine.translation(origin[1], origin[0])
-        back = Affine.translation(-corner[1], -corner[0])
         place = self._placement
         if self.affine is not None:
-            a, b, c, d, e, f = tuple(self.affine * chunk)[:6]
-            # A crop of a grid differs from the grid in the last digits: rounded away, both read the same bytes.
-            fixed = back * Affine(a, b, round(c, 6), d, e, round(f, 6))
+            fixed = self._fixed(origin, corner)
             reproject(
                 source, out, src_transform=Affine.identity(), dst_transform=fixed,
                 src_crs=_PIXEL_SPACE, dst_crs=_PIXEL_SPACE, tolerance=0, **options,

@@ -18,19 +18,20 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyproj
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.crs import CRS
-from rasterio.errors import CRSError, RasterioError
+from rasterio.errors import CRSError
 from rasterio.warp import calculate_default_transform
 
 from gimseg.errors import GridError, RasterError
 from gimseg.raster_files import (
     DRIVERS,
+    GDAL_ERRORS,
     Border,
     Pixels,
     RasterFile,
@@ -57,7 +58,8 @@ __all__ = [
     "write_part",
 ]
 
-Nodata = float | Literal["auto"] | None
+Nodata = float | str | None
+"""A value, "auto", or None for what the file says."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,9 +130,9 @@ class Raster:
         if all(abs(new / own - 1) <= 1e-3 for new, own in zip(size, self.resolution, strict=True)):
             return self.geobox
         affine = self.geobox.affine
-        # The last row and column may reach a little over the footprint; a sliver gets no pixel of its own.
+        # A last row or column that is less than half covered would be invalid throughout: it is left out.
         rows, cols = (
-            max(1, math.ceil(count * own / new - 0.01))
+            max(1, math.ceil(count * own / new - 0.5 - 1e-6))
             for count, own, new in zip(self.shape, self.resolution, size, strict=True)
         )
         return GeoBox((rows, cols), Affine(size[1], 0, affine.c, 0, -size[0], affine.f), self.crs)
@@ -153,7 +155,7 @@ def metres_per_unit(geobox: GeoBox) -> tuple[float, float]:
     Example:
         >>> from odc.geo.geobox import GeoBox
         >>> [round(m) for m in metres_per_unit(GeoBox.from_bbox((9.9, 59.9, 10.1, 60.1), "EPSG:4326", shape=(2, 2)))]
-        [111412, 55799]
+        [111412, 55800]
     """
     if geobox.crs is None:
         return (1.0, 1.0)
@@ -260,7 +262,7 @@ def _choose_alpha(dataset: Any, path: str, bands: Sequence[int], notes: list[str
             continue
         try:
             image = is_image_band(dataset, band)
-        except RasterioError:
+        except GDAL_ERRORS:
             image = False  # the damage is named by the window that meets it
         if image:
             notes.append(
@@ -277,7 +279,10 @@ def _choose_nodata(
 ) -> tuple[float | None, ...]:
     values = [dataset.nodatavals[band - 1] for band in bands]
     if nodata is not None and nodata != "auto":
-        values = [float(nodata)] * len(bands)
+        try:
+            values = [float(nodata)] * len(bands)
+        except ValueError as error:
+            raise RasterError(f"nodata {nodata!r}: needed is a number or auto") from error
     kind = np.dtype(dtype)
     if kind.kind in "iu":
         limits = np.iinfo(kind)
@@ -372,6 +377,6 @@ def _warped(dataset: Any, path: str, placement: Placement) -> tuple[Placement, G
             gcps=list(placement.gcps) or None,
             rpcs=placement.rpcs,
         )
-    except RasterioError as error:
+    except GDAL_ERRORS as error:
         raise GridError(f"{path}: its ground control points or RPCs cannot be used ({error})") from error
     return placement, GeoBox((height, width), transform, _crs_text(placement.crs))

@@ -99,7 +99,7 @@ def make_scene(
     view = View(shape, resolution, left, bottom)
     seen = _seen(seed, box(left, bottom, left + width, bottom + height), border)
     image = paint(layout, view, seed)
-    valid = rasterize([(seen, 1)], shape, transform=view.transform, dtype="uint8").astype(bool)
+    valid = rasterize([(seen, 1)], shape, transform=view.transform(), dtype="uint8").astype(bool)
     image[:, ~valid] = _BORDER
     x, y = _origin(seed, crs)
     geobox = GeoBox(shape, Affine(resolution, 0, x, 0, -resolution, y), crs)
@@ -204,7 +204,7 @@ def write_scene(
     rows, cols = scene.valid.shape
     profile = {"driver": "GTiff", "dtype": "uint8", "count": 3, "height": rows, "width": cols, "photometric": "rgb"}
     layout = {"tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "deflate", "predictor": 2}
-    crs, transform = scene.geobox.crs.to_wkt(), scene.geobox.affine
+    crs, transform = str(scene.geobox.crs), scene.geobox.affine
     with (
         staged(paths.image) as path,
         rasterio.open(path, "w", **profile, **layout, crs=crs, transform=transform) as file,

@@ -82,9 +82,7 @@ def frame_of(geobox: GeoBox, margin_m: float) -> Bounds:
 
 def footprint_of(geobox: GeoBox) -> shapely.Polygon:
     """The outline of a grid, rotated as it is, in its own coordinates."""
-    rows, cols = geobox.shape
-    corners = [geobox.affine * corner for corner in ((0, 0), (cols, 0), (cols, rows), (0, rows))]
-    return shapely.Polygon(corners)
+    return geobox.extent.geom
 
 
 def to_pixels(geometries: np.ndarray, geobox: GeoBox) -> np.ndarray:
@@ -93,9 +91,10 @@ def to_pixels(geometries: np.ndarray, geobox: GeoBox) -> np.ndarray:
 
     def convert(coordinates: np.ndarray) -> np.ndarray:
         x, y = coordinates.T
-        pixels = np.stack(to_pixel * (x, y), axis=1)
+        cols = to_pixel.a * x + to_pixel.b * y + to_pixel.c
+        rows = to_pixel.d * x + to_pixel.e * y + to_pixel.f
         # Edges through pixel centres are common (labels traced on a finer grid), and rounding would decide them.
-        return np.round(pixels * _SNAP) / _SNAP
+        return np.round(np.stack([cols, rows], axis=1) * _SNAP) / _SNAP
 
     return shapely.transform(geometries, convert)
 

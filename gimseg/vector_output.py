@@ -281,7 +281,7 @@ def _count(part: Path, writer: _Stream, path: str | os.PathLike[str]) -> int:
                 last = pyogrio.raw.read(part, skip_features=found - 1, max_features=1)[2]
                 found -= int(len(last) != 1 or last[0] is None)
         return found
-    except (*_FAULTS, pyogrio.errors.DataLayerError, pyarrow.ArrowException, OSError) as error:
+    except (*_FAULTS, pyogrio.errors.DataLayerError, pyarrow.ArrowException, OSError, ValueError) as error:
         raise OutputError(f"{path} cannot be read back ({error}): is the disk full?") from error
 
 

@@ -20,6 +20,7 @@ from typing import TypeAlias
 import geopandas as gpd
 import numpy as np
 from pyproj import CRS
+from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 
 from gimseg.errors import GridError, LegendError, OutputError, RasterError, TilingError
@@ -27,7 +28,7 @@ from gimseg.ground import Ground
 from gimseg.legend import BACKGROUND, UNLABELLED, Legend, LegendClass, default_colour
 from gimseg.outputs import check_outputs, staged
 from gimseg.progress import Progress, silent
-from gimseg.qgis import joint_style, style_path, write_style
+from gimseg.styles import joint_style, read_own_style, write_style
 from gimseg.raster_files import DRIVERS, RasterFile, check_blocks, check_file, mask_kind, open_dataset
 from gimseg.tracing import Traced, trace
 from gimseg.vector_output import check_features, write_features
@@ -37,7 +38,7 @@ PathLike = str | os.PathLike[str]
 LEGEND_TAG = "GIMSEG_LEGEND"
 """Tag of a mask GeoTIFF: JSON of Legend.to_dict()."""
 
-_Frames: TypeAlias = "Queue[gpd.GeoDataFrame | _StoppedError | None]"
+_Frames: TypeAlias = "Queue[gpd.GeoDataFrame | None]"
 
 _CHUNK = 10_000  # features written together: the writers are slow in small bites
 _MAX_READ = 2**26  # pixels read together at most, to decode each block of the file once
@@ -87,7 +88,7 @@ def vectorize(
         simplify_m: tolerance of Douglas-Peucker, metres at the raster's centre (without a
             CRS: its own unit). Each polygon stays valid; those of touching classes are
             simplified apart, so that slivers open between them. 0 keeps pixel outlines.
-        overwrite: existing outputs may be replaced.
+        overwrite: existing outputs, and a style that a person made, may be replaced.
         block: about block x block pixels are worked on together; changes no polygon.
         progress: told of millions of pixels done.
 
@@ -112,10 +113,8 @@ def vectorize(
         check_features(path, fields, ground.crs)
     names = _Names(legend or legend_of_mask(mask))
     frames = _frames(trace(source.strips(block, progress)), ground, names, min_area_m2, simplify_m)
-    kept = {} if overwrite else _read_styles(paths)
-    _write_all(
-        paths, frames, fields, ground.crs, lambda path: kept.get(style_path(path)) or joint_style(names.legend())
-    )
+    kept = {} if overwrite else {path: read_own_style(path) for path in paths}
+    _write_all(paths, frames, fields, ground.crs, lambda path: kept.get(path) or joint_style(names.legend()))
     return Vectorized(sum(names.counts.values()), dict(names.counts), paths, names.legend(), ground.notes)
 
 
@@ -130,36 +129,39 @@ def _check_request(paths: Sequence[Path], block: int, min_area_m2: float, simpli
 
 
 def legend_of_mask(path: PathLike) -> Legend | None:
-    """The legend that a mask carries: its tag, else one class for each colour of its colour table.
+    """The legend that a mask carries.
+
+    That is its tag GIMSEG_LEGEND; else its tags ``class_1``, ... with the names of its
+    values; else one class for each colour of its colour table.
 
     Returns:
-        None if it has neither.
+        None if it has none of these.
 
     Raises:
         RasterError: the file cannot be read.
-        LegendError: the tag is damaged.
+        LegendError: the tags are damaged.
     """
     with open_dataset(check_file(path), DRIVERS) as dataset:
-        text = dataset.tags().get(LEGEND_TAG)
-        colours = dataset.colormap(1) if "palette" in [kind.name for kind in dataset.colorinterp[:1]] else {}
-    if text is not None:
-        try:
-            return Legend.from_dict(json.loads(text))
-        except (json.JSONDecodeError, AttributeError, TypeError, LegendError) as error:
-            raise LegendError(f"{path}: its tag {LEGEND_TAG} is no legend ({error}): give a legend") from error
-    shown = {value: colour for value, colour in colours.items() if _is_shown(value, colour)}
-    return (
-        Legend(tuple(_unnamed(value, "#" + bytes(rgb).hex()) for value, (*rgb, _) in shown.items())) if shown else None
-    )
+        tags = dataset.tags()
+        colours = dataset.colormap(1) if dataset.colorinterp[0] is ColorInterp.palette else {}
+    try:
+        if LEGEND_TAG in tags:
+            return Legend.from_dict(json.loads(tags[LEGEND_TAG]))
+        # Colour table entries that nobody set are black, opaque or not.
+        shown = {value: "#" + bytes(rgb).hex() for value, (*rgb, opacity) in colours.items() if any(rgb) and opacity}
+        named = {value: tags[f"class_{value}"] for value in range(256) if f"class_{value}" in tags}
+        classes = [
+            _class_of(value, named.get(value), shown.get(value))
+            for value in sorted(named or shown)
+            if BACKGROUND < value < UNLABELLED
+        ]
+        return Legend(tuple(classes)) if classes else None
+    except (json.JSONDecodeError, AttributeError, TypeError, LegendError) as error:
+        raise LegendError(f"{path}: its tags hold no legend ({error}): give a legend") from error
 
 
-def _is_shown(value: int, colour: Sequence[int]) -> bool:
-    # Entries that nobody set are black, opaque or not.
-    return BACKGROUND < value < UNLABELLED and any(colour[:3]) and colour[3] > 0
-
-
-def _unnamed(value: int, colour: str | None = None) -> LegendClass:
-    return LegendClass(f"class_{value}", value, colour or default_colour(value - 1))
+def _class_of(value: int, name: str | None = None, colour: str | None = None) -> LegendClass:
+    return LegendClass(name or f"class_{value}", value, colour or default_colour(value - 1))
 
 
 @dataclass(frozen=True)
@@ -196,8 +198,9 @@ class _Mask:
         for top in range(0, height, read):
             labels = self._labels(top, min(top + read, height))
             for start in range(0, len(labels), rows):
-                yield labels[start : start + rows]
-            progress("polygons", (top + len(labels)) * width / 1e6, height * width / 1e6, "Mpx")
+                strip = labels[start : start + rows]
+                yield strip
+                progress("polygons", (top + start + len(strip)) * width / 1e6, height * width / 1e6, "Mpx")
 
     def _labels(self, top: int, bottom: int) -> np.ndarray:
         values = self.file.read((slice(top, bottom), slice(0, self.file.shape[1]))).data[0]
@@ -225,7 +228,7 @@ class _Names:
     def count(self, values: np.ndarray) -> np.ndarray:
         """The name of each value, object (n,)."""
         for value, times in zip(*np.unique(values, return_counts=True), strict=True):
-            item = self._by_value.setdefault(int(value), _unnamed(int(value)))
+            item = self._by_value.setdefault(int(value), _class_of(int(value)))
             self.counts[item.name] = self.counts.get(item.name, 0) + int(times)
         names = np.empty(len(values), object)
         names[:] = [self._by_value[value].name for value in values.tolist()]
@@ -282,16 +285,6 @@ def _joined(groups: Sequence[Traced]) -> Traced:
     return Traced(polygons, np.concatenate([np.empty(0, np.uint8), *(one.values for one in groups)]))
 
 
-def _read_styles(layers: Iterable[Path]) -> dict[Path, str]:
-    """Styles that are there already: the mask's own, or a person's work."""
-    styles = {style_path(layer) for layer in layers}
-    return {style: style.read_text(encoding="utf-8") for style in styles if style.exists()}
-
-
-class _StoppedError(OutputError):
-    """The tables ended before their time."""
-
-
 def _write_all(
     paths: Sequence[Path],
     frames: Iterator[gpd.GeoDataFrame],
@@ -308,19 +301,16 @@ def _write_all(
                 pool.submit(_write_one, path, part, queue, fields, crs)
                 for path, part, queue in zip(paths, parts, queues, strict=True)
             ]
-            end: _StoppedError | None = _StoppedError("the polygons ended early")
             try:
                 for frame in frames:
                     if not all(_put(frame, queue, writer) for queue, writer in zip(queues, writers, strict=True)):
                         break
-                else:
-                    end = None
             finally:
+                # However it ended: unfinished files are thrown away with their folders.
                 for queue, writer in zip(queues, writers, strict=True):
-                    _put(end, queue, writer)
-        failures = [writer.exception() for writer in writers]
-        for failure in sorted(filter(None, failures), key=lambda error: isinstance(error, _StoppedError)):
-            raise failure
+                    _put(None, queue, writer)
+        for writer in writers:
+            writer.result()
         for path, part in zip(paths, parts, strict=True):
             write_style(part, style_of(path))
 
@@ -328,14 +318,12 @@ def _write_all(
 def _write_one(path: Path, part: Path, queue: _Frames, fields: dict[str, str], crs: CRS | None) -> None:
     try:
         write_features(part, _taken(queue), fields=fields, crs=crs)
-    except _StoppedError:
-        raise
     except OutputError as error:
         # The person knows the output, not where it is made.
         raise OutputError(str(error).replace(str(part), str(path))) from error
 
 
-def _put(item: gpd.GeoDataFrame | _StoppedError | None, queue: _Frames, writer: Future[None]) -> bool:
+def _put(item: gpd.GeoDataFrame | None, queue: _Frames, writer: Future[None]) -> bool:
     """Hand over as soon as there is room; False if nobody is there to take it any more."""
     while not writer.done():
         try:
@@ -347,7 +335,5 @@ def _put(item: gpd.GeoDataFrame | _StoppedError | None, queue: _Frames, writer: 
 
 
 def _taken(queue: _Frames) -> Iterator[gpd.GeoDataFrame]:
-    while (item := queue.get()) is not None:
-        if isinstance(item, _StoppedError):
-            raise item
-        yield item
+    while (frame := queue.get()) is not None:
+        yield frame

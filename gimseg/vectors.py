@@ -113,8 +113,7 @@ class Layer:
         """
         crs = self._crs_beside(geobox.crs)
         column = self._class_column(legend)
-        margin = max(point_radius_m or 0.0, (line_width_m or 0.0) / 2)
-        frame = frame_of(geobox, margin)
+        frame = frame_of(geobox, max(point_radius_m or 0.0, (line_width_m or 0.0) / 2))
         geometries, attributes = read_columns(self.source, column, widened_bounds(frame, geobox.crs, crs))
         counts = Counter(read=len(geometries))
         geometries, kept = without_nothing(geometries, counts)
@@ -318,8 +317,7 @@ def check_overlap(layer: Layer, geobox: GeoBox) -> None:
     frame = bounds_between(tuple(geobox.extent.boundingbox), geobox.crs, layer._crs_beside(geobox.crs))
     raise VectorError(
         f"{layer.path} lies at {_format(layer.bounds)} and the raster at {_format(frame)} (left, bottom, right, top in "
-        f"{name_of(layer.crs)}): they do not meet. Give the labels of this raster, or declare the "
-        "CRS that the coordinates are in (--vector-crs)"
+        f"{name_of(layer.crs)}): they do not meet. Give the labels of this raster, or declare their CRS (--vector-crs)"
     )
 
 
@@ -329,9 +327,7 @@ def _to_crs(crs: str | CRS | None, where: str) -> CRS | None:
     try:
         return crs if isinstance(crs, CRS) else CRS(crs)
     except (pyproj.exceptions.CRSError, ValueError) as error:
-        raise VectorError(
-            f"{where}: {crs!r} is no CRS that PROJ knows: give EPSG:code, WKT or a PROJ string"
-        ) from error
+        raise VectorError(f"{where}: {crs!r} is no CRS that PROJ knows: give EPSG:code or WKT") from error
 
 
 def _check_same_crs(one: CRS | None, other: CRS | None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import geopandas
 import numpy as np
 import pytest
@@ -76,23 +78,20 @@ def test_no_building_on_the_border(village: Scene) -> None:
 
 
 def test_footprints_lie_on_roofs(village: Scene) -> None:
-    """The picture has its edges where the footprints have theirs: moved footprints fit worse."""
+    """Colours change where the footprints have their edges, and moved footprints fit worse."""
     roofs = burnt(village)
-    grey = village.image.astype(float)
+    image = village.image.astype(float)
+    inner = roofs & ~binary_erosion(roofs, iterations=2)
+    outer = binary_dilation(roofs, iterations=2) & ~roofs & village.valid
+    change = np.median(image[:, inner], axis=1) - np.median(image[:, outer], axis=1)
+    assert np.abs(change).sum() > 30
 
-    def contrast(roofs: np.ndarray) -> float:
-        inner = roofs & ~binary_erosion(roofs, iterations=2)
-        outer = binary_dilation(roofs, iterations=2) & ~roofs & village.valid
-        return float(np.abs(np.median(grey[:, inner], axis=1) - np.median(grey[:, outer], axis=1)).sum())
+    def step_at_edges(roofs: np.ndarray) -> float:
+        """Mean step of the picture from row to row where `roofs` begin or end."""
+        return float(np.abs(np.diff(image, axis=1)).sum(axis=0)[np.diff(roofs.astype(np.int8), axis=0) != 0].mean())
 
-    def spread(roofs: np.ndarray) -> float:
-        step = np.abs(np.diff(grey, axis=1)).sum(axis=0) + 0
-        edge = np.diff(roofs.astype(np.int8), axis=0) != 0
-        return float(step[edge].mean())
-
-    assert contrast(roofs) > 30
     for shift in (-3, 3):
-        assert spread(roofs) > 1.5 * spread(np.roll(roofs, shift, axis=0))
+        assert step_at_edges(roofs) > 1.5 * step_at_edges(np.roll(roofs, shift, axis=0))
 
 
 def test_shadows_fall_outside_on_the_side_away_from_the_sun(village: Scene) -> None:
@@ -130,7 +129,7 @@ def test_a_village_has_eighty_to_a_hundred_and_fifty_buildings(seed: int) -> Non
 def test_styles_differ_in_how_much_is_built() -> None:
     built = {}
     for name, style in STYLES.items():
-        layouts = [draw_layout(seed, 300, 300, style) for seed in range(3)]
+        layouts = [draw_layout(seed, 260, 260, style) for seed in range(2)]
         built[name] = sum(building.footprint.area for layout in layouts for building in layout.buildings)
     assert built["farmland"] < 0.6 * built["village"] < built["village"] < 0.8 * built["town"]
 
@@ -169,7 +168,7 @@ def test_refusals_say_what_to_give() -> None:
 
 @pytest.mark.parametrize("suffix", [".geojson", ".shp", ".gpkg", ".fgb"])
 @pytest.mark.parametrize("labels_crs", ["EPSG:4326", "EPSG:3857"])
-def test_what_is_written_reads_back(corner: Scene, tmp_path, suffix: str, labels_crs: str) -> None:
+def test_what_is_written_reads_back(corner: Scene, tmp_path: Path, suffix: str, labels_crs: str) -> None:
     paths = write_scene(corner, tmp_path, "corner", labels_crs=labels_crs, labels_format=suffix)
     assert paths == (tmp_path / "corner.tif", tmp_path / f"corner_labels{suffix}")
     with rasterio.open(paths.image) as raster:
@@ -183,13 +182,13 @@ def test_what_is_written_reads_back(corner: Scene, tmp_path, suffix: str, labels
     assert labels.crs == labels_crs
     expected = corner.buildings.to_crs(labels_crs)
     # FlatGeobuf stores features in the order of their index.
-    labels, expected = (frame.iloc[np.argsort(frame.geometry.centroid.x.round(7))] for frame in (labels, expected))
+    labels, expected = (frame.iloc[np.argsort(frame.bounds["minx"].round(7))] for frame in (labels, expected))
     assert list(labels["material"]) == list(expected["material"])
     difference = shapely.hausdorff_distance(labels.geometry.values, expected.geometry.values)
     assert difference.max() < 1e-6
 
 
-def test_nothing_is_overwritten_unasked(corner: Scene, tmp_path) -> None:
+def test_nothing_is_overwritten_unasked(corner: Scene, tmp_path: Path) -> None:
     write_scene(corner, tmp_path, "corner")
     with pytest.raises(OutputError, match="--overwrite"):
         write_scene(corner, tmp_path, "corner")

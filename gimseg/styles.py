@@ -13,6 +13,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
+from gimseg.errors import OutputError
 from gimseg.legend import BACKGROUND, UNLABELLED, Legend, LegendClass
 from gimseg.outputs import write_text
 
@@ -21,6 +22,7 @@ _OUTLINE_MM = 0.36
 _CASING_MM = 0.76
 _CASING = "20,20,20,150"  # dark rim, so that the outline reads on bright roofs too
 _POLYGON_LAYER = "2"
+_MARK = "<!-- made by gimseg -->"  # gone once a person saves the style in QGIS
 
 
 def raster_style(legend: Legend) -> str:
@@ -51,6 +53,22 @@ def style_path(layer: str | os.PathLike[str]) -> Path:
     return Path(layer).with_suffix(".qml")
 
 
+def read_own_style(layer: str | os.PathLike[str]) -> str | None:
+    """The style beside a layer if a person made it; None if there is none, or one of ours.
+
+    Raises:
+        OutputError: it cannot be read.
+    """
+    path = style_path(layer)
+    try:
+        style = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise OutputError(f"{path} cannot be read ({error.strerror}): move it away") from error
+    return None if _MARK in style else style
+
+
 def write_style(layer: str | os.PathLike[str], style: str) -> Path:
     """Write a style beside its layer, so that QGIS finds it; an older one is replaced.
 
@@ -75,7 +93,7 @@ def _document(parts: Iterable[Element]) -> str:
     root.extend(parts)
     ElementTree.indent(root)
     head = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
-    return head + ElementTree.tostring(root, encoding="unicode") + "\n"
+    return head + _MARK + "\n" + ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
 def _pipe(legend: Legend) -> Element:
@@ -126,8 +144,9 @@ def _symbol(name: str, item: LegendClass) -> Element:
         "outline_color": f"{red},{green},{blue},255",
         "outline_width": str(_OUTLINE_MM),
     }
-    for properties in (casing, line):
-        layer = SubElement(symbol, "layer", {"class": "SimpleFill", "enabled": "1", "locked": "0", "pass": "0"})
+    # Locked: the symbol's colour, shown and changed as one, is that of the line alone.
+    for locked, properties in (("1", casing), ("0", line)):
+        layer = SubElement(symbol, "layer", {"class": "SimpleFill", "enabled": "1", "locked": locked, "pass": "0"})
         properties |= {"outline_style": "solid", "outline_width_unit": "MM", "joinstyle": "miter"}
         options = SubElement(layer, "Option", type="Map")
         for key, value in properties.items():

@@ -1,0 +1,119 @@
+"""A raster to all the files that are asked for: mask, polygons, styles."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rasterio
+
+from gimseg.errors import OutputError
+from gimseg.inference import Prediction, Predictor, prediction_of
+from gimseg.models import Model
+from gimseg.outputs import check_outputs
+from gimseg.progress import Progress, silent
+from gimseg.styles import raster_style, write_style
+from gimseg.vectorization import Vectorized, vectorize
+
+_MASKS = (".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What :func:`deliver` has made.
+
+    Args:
+        prediction: the mask and its counts; its path is None if no mask was asked for.
+        mask: where the mask lies, if it was asked for.
+        layers: the polygons, if they were asked for.
+    """
+
+    prediction: Prediction
+    mask: Path | None
+    layers: Vectorized | None
+
+    def text(self) -> str:
+        """Lines for people."""
+        lines = [self.prediction.text()]
+        if self.layers is not None:
+            lines.append(f"{self.layers.count:,} polygons in {', '.join(map(str, self.layers.paths))}")
+        return "\n".join(lines)
+
+
+def default_outputs(raster: str | os.PathLike[str]) -> tuple[str, str]:
+    """What is written where nothing was asked for, in the current folder.
+
+    Example:
+        >>> default_outputs("/images/big.tif")
+        ('big_segments.tif', 'big_segments.shp')
+    """
+    stem = Path(raster).stem
+    return f"{stem}_segments.tif", f"{stem}_segments.shp"
+
+
+def deliver(
+    raster: str | os.PathLike[str],
+    model: Model | str | os.PathLike[str] = "builtin",
+    outputs: Sequence[str | os.PathLike[str]] | str | os.PathLike[str] = (),
+    *,
+    min_area_m2: float = 0.0,
+    simplify_m: float = 0.0,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: Progress = silent,
+    **options: Any,
+) -> Delivery:
+    """Segment a raster and write what the endings of the outputs ask for.
+
+    A run that was stopped goes on where it was when it is started again in the same way.
+
+    Args:
+        raster: georeferenced image.
+        model: a Model, its folder, or ``"builtin"``.
+        outputs: ``.tif`` the mask; ``.shp``, ``.gpkg``, ``.fgb``, ``.geojson``,
+            ``.parquet`` the polygons; none: see :func:`default_outputs`.
+        min_area_m2: polygons below this area are dropped, m².
+        simplify_m: polygons are simplified within this tolerance, m.
+        device: see :class:`gimseg.inference.Predictor`.
+        precision: see there.
+        progress: told how far the work is.
+        **options: see :func:`gimseg.inference.predict`.
+
+    Raises:
+        GimsegError: what stands in the way, before the first window where it can be known.
+    """
+    given = [outputs] if isinstance(outputs, (str, os.PathLike)) else list(outputs)
+    paths = [Path(path) for path in given or default_outputs(raster)]
+    masks = [path for path in paths if path.suffix.lower() in _MASKS]
+    layers = [path for path in paths if path not in masks]
+    if len(masks) > 1:
+        raise OutputError(f"{masks[0]} and {masks[1]}: one mask is written, give one .tif")
+    inputs = [path for path in (raster, options.get("aoi")) if path is not None]
+    check_outputs(paths, inputs, overwrite=bool(options.get("overwrite")))
+    predictor = Predictor(model, device=device, precision=precision)
+    if not layers:
+        prediction = predictor.predict(raster, masks[0], progress=progress, **options)
+        _style(predictor.model, masks[0])
+        return Delivery(prediction, masks[0], None)
+    # The mask waits under a hidden name for its polygons, so that a run that is stopped
+    # in between leaves nothing that looks finished, and loses nothing.
+    waiting = paths[0].with_name(f".{(masks or layers)[0].name}.mask.tif")
+    plan = predictor.plan(raster, waiting, **{**options, "overwrite": True})
+    prediction = _finished(plan) or predictor.run(plan, progress=progress)
+    made = vectorize(
+        waiting,
+        layers,
+        min_area_m2=min_area_m2,
+        simplify_m=simplify_m,
+        overwrite=bool(options.get("overwrite")),
+        progress=progress,
+    )
+    if masks:
+        os.replace(waiting, masks[0])
+        _style(predictor.model, masks[0])
+    else:
+        waiting.unlink()
+    return Delivery(prediction, masks[0] if masks else None, made)

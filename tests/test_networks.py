@@ -1,0 +1,131 @@
+"""One contract for all networks; what they refuse, and how they say it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from networks_for_tests import recipe
+
+from gimseg.errors import ModelError
+from gimseg.legend import Legend, LegendClass
+from gimseg.models import Model
+from gimseg.networks import build_network, check_window, network_names, network_stride, takes_window
+
+# Narrow decoders: the contract is the same, and quick.
+FAMILY = {
+    "Unet": ("resnet18", {"encoder_depth": 3, "decoder_channels": [16, 16, 8]}),
+    "UnetPlusPlus": ("resnet18", {"encoder_depth": 3, "decoder_channels": [16, 16, 8]}),
+    "DeepLabV3Plus": ("mobilenet_v2", {"decoder_channels": 32, "decoder_atrous_rates": [1, 2, 3]}),
+    "FPN": ("tu-mobilenetv3_small_050", {"decoder_pyramid_channels": 32, "decoder_segmentation_channels": 32}),
+    "Segformer": ("mit_b0", {"decoder_segmentation_channels": 32}),
+    "Linknet": ("resnet18", {"encoder_depth": 3}),
+    "MAnet": ("resnet18", {"encoder_depth": 3, "decoder_channels": [16, 16, 8]}),
+    "PSPNet": ("resnet18", {"psp_out_channels": 32}),
+    "UPerNet": ("mobilenet_v2", {"decoder_channels": 32}),
+}
+FIVE = Legend(tuple(LegendClass(f"class {value}", value, f"#00000{value}") for value in range(1, 5)))
+
+
+@pytest.mark.parametrize(("bands", "legend"), [(1, FIVE), (3, Legend.binary()), (4, FIVE), (10, Legend.binary())])
+@pytest.mark.parametrize("name", FAMILY)
+def test_every_network_keeps_the_contract(name: str, bands: int, legend: Legend, tmp_path: Path) -> None:
+    encoder, options = FAMILY[name]
+    network = build_network(name, encoder, bands=bands, channels=legend.n_channels, **options).eval()
+    images = torch.randn(1, bands, 64, 64)
+    check_window(network, 64, batch=2)
+    with torch.inference_mode():
+        logits = network(images)
+    assert logits.shape == (1, legend.n_channels, 64, 64)
+    assert 64 % network_stride(network) == 0
+    if bands != 4:
+        return
+    values = {"bands": tuple(range(1, bands + 1)), "mean": (0.0,) * bands, "std": (1.0,) * bands}
+    whole = recipe(**values, legend=legend, window=64, halo=0, stride=network_stride(network))
+    Model(network, whole, {"name": name, "encoder": encoder, "options": options}).save(tmp_path / "model")
+    with torch.inference_mode():
+        assert torch.equal(Model.load(tmp_path / "model").network(images), logits)
+
+
+def test_the_stride_is_that_of_the_network() -> None:
+    assert network_stride(build_network("Unet")) == 32
+    assert network_stride(build_network("DeepLabV3Plus")) == 16
+    assert network_stride(build_network("Unet", encoder_depth=3, decoder_channels=(64, 32, 16))) == 8
+    assert network_stride(torch.nn.Identity()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("Unett",), "did you mean 'Unet'"),
+        (("Unet", "resnet1"), "did you mean 'resnet18'"),
+        (("Unet", "tu-resnet"), "no encoder 'tu-resnet' in timm: did you mean 'tu-resnet"),
+        (("Unet", "tu-hf-hub:some/body"), "in timm"),
+    ],
+)
+def test_unknown_names_are_answered_with_the_nearest(arguments: tuple[str, ...], said: str) -> None:
+    with pytest.raises(ModelError, match=said):
+        build_network(*arguments)
+
+
+def test_options_that_would_be_passed_over_in_silence_are_refused() -> None:
+    with pytest.raises(ModelError, match="did you mean 'decoder_channels'"):
+        build_network("Unet", decoder_chanels=(1, 2))
+    with pytest.raises(ModelError, match="depth is 3"):
+        build_network("Unet", encoder_depth=3)
+    with pytest.raises(ModelError, match="set by gimseg"):
+        build_network("Unet", activation="sigmoid")
+    with pytest.raises(ModelError, match="1 or more"):
+        build_network("Unet", bands=0)
+
+
+def test_pretrained_weights_that_cannot_be_had_leave_random_ones_and_a_message(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.warns(UserWarning, match="'imagenet' of resnet18 cannot be had"):
+        network = build_network("Unet", "resnet18", weights="imagenet")
+    assert network_stride(network) == 32
+    with pytest.raises(ModelError, match="it has imagenet, ssl, swsl"):
+        build_network("Unet", "resnet18", weights="imagnet")
+
+
+def test_windows_must_be_multiples_of_the_stride() -> None:
+    with pytest.raises(ModelError, match=r"window of 100 px: Unet .* 1/32.* take 96 or 128"):
+        check_window(build_network("Unet"), 100)
+    with pytest.raises(ModelError, match="PAN cannot take it"):
+        check_window(build_network("PAN"), 64)
+    assert not takes_window(build_network("PAN"), 64)
+    assert takes_window(build_network("PAN"), 128)
+    assert not takes_window(build_network("PAN"), 120)
+
+
+def test_deeplab_says_with_numbers_which_windows_are_too_small() -> None:
+    network = build_network("DeepLabV3Plus", "mobilenet_v2")
+    with pytest.raises(ModelError, match=r"window of 64 px: at 1/16 .* 4 px wide.*dilation 12, 24, 36.*592 px or more"):
+        check_window(network, 64)
+    with pytest.warns(UserWarning, match=r"32 px wide, and convolutions with dilation 36 see nothing.*\[8, 16, 24\]"):
+        check_window(network, 512)
+    with pytest.raises(ModelError, match=r"batch of 1 window of 592 px.*1x1 px.*batch of 2"):
+        check_window(network, 592, batch=1)
+    check_window(network, 592, batch=2)
+
+
+def test_the_window_named_is_enough_and_no_larger_than_needed(recwarn: pytest.WarningsRecorder) -> None:
+    network = build_network("DeepLabV3Plus", "mobilenet_v2", decoder_atrous_rates=(3, 6, 9))
+    check_window(network, 160)
+    assert not [warning for warning in recwarn if "dilation" in str(warning.message)]
+    with pytest.warns(UserWarning, match="160 px or more"):
+        check_window(network, 144)
+
+
+def test_checking_a_window_leaves_the_network_as_it_was() -> None:
+    network = build_network("FPN").train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    check_window(network, 64)
+    assert network.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_the_networks_that_are_promised_are_there() -> None:
+    assert {"Unet", "UnetPlusPlus", "DeepLabV3Plus", "FPN", "Segformer"} <= set(network_names())
