@@ -237,7 +237,7 @@ class Draw:
                 (an image that is normalised already).
 
         Returns:
-            image (bands, *size) with the band's mean where invalid, valid (*size), labels (*size).
+            image ``(bands, *size)`` with the band's mean where invalid, valid ``(*size)``, labels ``(*size)``.
 
         Raises:
             DatasetError: shapes that do not fit.

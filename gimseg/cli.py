@@ -160,28 +160,35 @@ def evaluate(dataset_file: str, model: str, mask: tuple[str, ...], overwrite: bo
 @quiet_option
 def predict(raster: str, model: str, output: tuple[str, ...], quiet: bool, **given: Any) -> None:
     """Segment RASTER: a mask and its polygons. Started again after a stop, it goes on."""
-    from gimseg.segmenting import segment
+    from gimseg.delivery import deliver
 
     given["bands"] = _numbers(given["bands"])
     given["nodata"] = _nodata(given["nodata"])
-    done = segment(raster, model, output, progress=_progress(quiet), **given)
+    done = deliver(raster, model, output, progress=_progress(quiet), **given)
     if not quiet:
         click.echo(done.text())
 
 
 @cli.command()
 @click.argument("mask", type=click.Path(exists=True, dir_okay=False))
-@click.option("-o", "--output", type=click.Path(), multiple=True, help="Layers to write. [default: MASK.shp]")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(),
+    multiple=True,
+    help="Layers to write. [default: MASK.shp in the current folder]",
+)
 @click.option("--min-area", "min_area_m2", default=0.0, help="Drop polygons below this area, m².")
 @click.option("--simplify", "simplify_m", default=0.0, help="Simplify within this tolerance, m.")
 @overwrite_option
 @quiet_option
 def vectorize(mask: str, output: tuple[str, ...], quiet: bool, **given: Any) -> None:
     """Polygons of the classes of MASK (GeoTIFF)."""
-    from gimseg.segmenting import default_layer
+    from pathlib import Path
+
     from gimseg.vectorization import vectorize as run
 
-    done = run(mask, list(output) or default_layer(mask), progress=_progress(quiet), **given)
+    done = run(mask, list(output) or f"{Path(mask).stem}.shp", progress=_progress(quiet), **given)
     if not quiet:
         click.echo(f"{done.count} polygons in {', '.join(map(str, done.paths))}")
 

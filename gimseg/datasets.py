@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -102,6 +102,21 @@ class Dataset:
             )
 
     @property
+    def images(self) -> tuple[str, ...]:
+        """All rasters that image_paths names."""
+        return cast(tuple[str, ...], self.image_paths)
+
+    @property
+    def masks(self) -> tuple[str, ...]:
+        """All layers and rasters that mask_paths names."""
+        return cast(tuple[str, ...], self.mask_paths)
+
+    @property
+    def aois(self) -> tuple[str, ...]:
+        """All layers that aoi_paths names."""
+        return cast(tuple[str, ...], self.aoi_paths)
+
+    @property
     def classes(self) -> Legend:
         """The legend, or that of one class where none was given."""
         return self.legend or Legend.binary()
@@ -115,7 +130,7 @@ class Dataset:
         Raises:
             GimsegError: a file cannot be read, or the ground truth misses an image.
         """
-        return tuple(_open_scene(self, path) for path in self.image_paths)
+        return tuple(_open_scene(self, path) for path in self.images)
 
 
 @dataclass(frozen=True)
@@ -218,7 +233,8 @@ def _matching(paths: Paths, where: str) -> tuple[str, ...]:
     if isinstance(paths, (str, os.PathLike)):
         paths = [paths]
     found: list[str] = []
-    for path in map(os.fspath, paths):
+    for given in paths:
+        path = os.fspath(given)
         # A path that is there is meant as it stands, brackets and all.
         matches = [path] if os.path.exists(path.split("|")[0]) or path.startswith("/vsi") else sorted(glob.glob(path))
         if not matches:
@@ -231,11 +247,11 @@ def _open_scene(dataset: Dataset, path: str) -> LabelledScene:
     raster = open_raster(path, bands=dataset.bands, crs=dataset.crs, nodata=dataset.nodata)
     geobox = raster.grid(dataset.spatial_resolution)
     legend = dataset.classes
-    vectors = [mask for mask in dataset.mask_paths if not _is_raster(mask)]
+    vectors = [mask for mask in dataset.masks if not _is_raster(mask)]
     truth, notes = _open_truth(dataset, vectors, geobox, path)
     truth_views = tuple(
         mask_raster.on(geobox, "nearest")
-        for mask_raster in (open_raster(mask, crs=dataset.crs) for mask in dataset.mask_paths if _is_raster(mask))
+        for mask_raster in (open_raster(mask, crs=dataset.crs) for mask in dataset.masks if _is_raster(mask))
         if _overlap(mask_raster.geobox, geobox)
     )
     if dataset.mask_paths and not truth and not truth_views:
@@ -268,7 +284,8 @@ def _open_truth(
     dataset: Dataset, vectors: Sequence[str], geobox: GeoBox, path: str
 ) -> tuple[tuple[Shapes, ...], tuple[str, ...]]:
     """Layers whose extent meets the raster, and what was mended in them."""
-    truth, notes = [], []
+    truth: list[Shapes] = []
+    notes: list[str] = []
     for mask in vectors:
         layer = open_layer(mask, crs=dataset.vector_crs)
         if layer.count and not layer.meets(geobox):
@@ -286,7 +303,7 @@ def _open_areas(dataset: Dataset, geobox: GeoBox) -> dict[str | None, Shapes]:
     areas: dict[str | None, Shapes] = {}
     by_attribute = dataset.split is not None and dataset.split not in SPLITS
     legend = Legend.splits(dataset.split) if by_attribute and dataset.split else None
-    for path in dataset.aoi_paths:
+    for path in dataset.aois:
         shapes = open_layer(path, crs=dataset.vector_crs).shapes(geobox, legend)
         if legend is None:
             areas[None] = shapes if None not in areas else areas[None] + shapes
@@ -306,14 +323,15 @@ def _overlap(one: GeoBox, other: GeoBox) -> bool:
 def _extents(dataset: Dataset, vectors: Sequence[str], geobox: GeoBox) -> str:
     raster = ", ".join(f"{edge:.6g}" for edge in geobox.extent.boundingbox)
     layers = "; ".join(
-        f"{path} " + ", ".join(f"{edge:.6g}" for edge in open_layer(path, crs=dataset.vector_crs).bounds_in(geobox.crs))
+        f"{path} " + ", ".join(f"{edge:.6g}" for edge in bounds)
         for path in vectors[:3]
+        if (bounds := open_layer(path, crs=dataset.vector_crs).bounds_in(geobox.crs))
     )
     return f"In {geobox.crs or 'raster coordinates'}: raster {raster}; {layers} (left, bottom, right, top)"
 
 
 def _coverage_note(truth: Sequence[Shapes], geobox: GeoBox, path: str) -> tuple[str, ...]:
-    boxes = [shapes.bounds for shapes in truth if len(shapes.geometries) and not shapes.partial]
+    boxes = [box for box in (shapes.bounds for shapes in truth if not shapes.partial) if box]
     if not boxes:
         return ()
     left, bottom = np.min([box[:2] for box in boxes], axis=0)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rasterio
 
 from gimseg.errors import OutputError
-from gimseg.inference import Prediction, Predictor, prediction_of
+from gimseg.inference import RUN_TAG, Prediction, Predictor, name_counts
 from gimseg.models import Model
 from gimseg.outputs import check_outputs
+from gimseg.preflight import Plan
 from gimseg.progress import Progress, silent
-from gimseg.styles import raster_style, write_style
+from gimseg.styles import joint_style, write_style
 from gimseg.vectorization import Vectorized, vectorize
 
 _MASKS = (".tif", ".tiff")
@@ -116,4 +118,24 @@ def deliver(
         _style(predictor.model, masks[0])
     else:
         waiting.unlink()
+    prediction = replace(prediction, path=masks[0] if masks else layers[0])
     return Delivery(prediction, masks[0] if masks else None, made)
+
+
+def _style(model: Model, mask: Path) -> None:
+    # big_segments.tif and big_segments.shp share one .qml: it holds both styles.
+    write_style(mask, joint_style(model.recipe.legend))
+
+
+def _finished(plan: Plan) -> Prediction | None:
+    """The mask of this very run, if an earlier start of it was stopped at the polygons."""
+    if not plan.output.exists():
+        return None
+    with rasterio.open(plan.output) as mask:
+        if mask.tags().get(RUN_TAG) != plan.run_id:
+            return None
+        counts = np.zeros(256, np.int64)
+        for _, window in mask.block_windows(1):
+            counts += np.bincount(mask.read(1, window=window).ravel(), minlength=256)
+    named = name_counts(counts, plan.legend)
+    return Prediction(plan.output, named, plan.lattice.shape, 0.0, len(plan.blocks), len(plan.blocks), plan.notes)

@@ -75,7 +75,9 @@ class Scores:
 
     def table(self) -> str:
         """Scores as lines of text: one a raster and class, then one a split and class."""
-        lines = [("raster", "split", "class", "IoU", "F1", "precision", "recall", "accuracy", "pixels")]
+        lines: list[tuple[str, ...]] = [
+            ("raster", "split", "class", "IoU", "F1", "precision", "recall", "accuracy", "pixels")
+        ]
         for row in self.rows:
             lines += self._lines(os.path.basename(row.path), row.split, row.confusion)
         for split in self.splits:
@@ -211,7 +213,7 @@ def _score_scene(
     coarse = (math.ceil(rows / step), math.ceil(cols / step))
     image = np.zeros((len(scene.raster.bands), *coarse), np.float32)
     truth, prediction = (np.full(coarse, UNLABELLED, np.uint8) for _ in range(2))
-    keys: list[str | None] = [split] if split else (sorted(scene.splits) or [None])  # type: ignore[assignment]
+    keys = (split,) if split else scene.split_names
     legend, done = scene.legend, 0
     totals = {key: Confusion.zeros(len(legend.classes) + 1) for key in keys}
     task = f"score {os.path.basename(scene.path)}"

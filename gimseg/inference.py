@@ -7,6 +7,7 @@ few blocks ahead, the caller's runs the network, one writes what is finished.
 from __future__ import annotations
 
 import copy
+import json
 import os
 import time
 from collections import deque
@@ -22,7 +23,7 @@ import torch
 
 from gimseg import __version__
 from gimseg.errors import PredictionError
-from gimseg.legend import UNLABELLED, Legend
+from gimseg.legend import LEGEND_TAG, UNLABELLED, Legend
 from gimseg.models import Model
 from gimseg.parts import Parts
 from gimseg.preflight import Options, Plan, plan_lattice, plan_prediction
@@ -33,6 +34,8 @@ from gimseg.tiling import Block, Lattice, chunks, plan_blocks, plan_windows, roi
 
 __all__ = ["Options", "Plan", "Prediction", "Predictor", "predict"]
 
+RUN_TAG = "gimseg_run"
+"""Tag of a mask that names its run: `Plan.run_id`."""
 _AHEAD = 2
 T = TypeVar("T")
 
@@ -150,7 +153,7 @@ class Predictor:
             parts.remove()
         return Prediction(
             path=plan.output,
-            counts=_named(counts, self.model.recipe.legend),
+            counts=name_counts(counts, self.model.recipe.legend),
             shape=plan.lattice.shape,
             seconds=time.monotonic() - started,
             blocks=len(plan.blocks),
@@ -248,6 +251,8 @@ class Predictor:
             "gimseg_window": str(recipe.window),
             "gimseg_halo": str(recipe.halo),
             "gimseg_precision": self.precision,
+            RUN_TAG: plan.run_id,
+            LEGEND_TAG: json.dumps(plan.legend.to_dict()),
         }
 
 
@@ -336,7 +341,8 @@ def _assemble(plan: Plan, parts: Parts, tags: dict[str, str], progress: Progress
     return counts
 
 
-def _named(counts: np.ndarray, legend: Legend) -> dict[str, int]:
+def name_counts(counts: np.ndarray, legend: Legend) -> dict[str, int]:
+    """Pixels by value, (256,), as pixels by class name."""
     values = {"background": 0, **dict(zip(legend.names, legend.values, strict=True)), "no data": UNLABELLED}
     return {name: int(counts[value]) for name, value in values.items()}
 

@@ -57,9 +57,7 @@ def describe(
 
 def survey_all(datasets: Datasets, progress: Progress = silent) -> tuple[Survey, ...]:
     """Every scene surveyed, in each of its splits."""
-    return tuple(
-        survey(scene, split, progress) for scene in datasets.scenes() for split in (sorted(scene.splits) or [None])
-    )
+    return tuple(survey(scene, split, progress) for scene in datasets.scenes() for split in scene.split_names)
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,9 @@ def describe_datasets(datasets: Datasets, surveys: Sequence[Survey]) -> list[str
         for item in datasets
         for split in dict.fromkeys(one.split for one in surveys if one.scene.tag == item.tag)
     ]
-    rasters = [("dataset", "split", "rasters", "Mpx", "resolution", "CRS", "bands", "dtype", "unlabelled")]
+    rasters: list[tuple[str, ...]] = [
+        ("dataset", "split", "rasters", "Mpx", "resolution", "CRS", "bands", "dtype", "unlabelled")
+    ]
     classes = [("dataset", "split", "class", "share of labelled pixels", "pixels", "objects")]
     for group in groups:
         rasters.append(_raster_row(group))

@@ -72,6 +72,11 @@ class LabelledScene:
             return frozenset({self.split})
         return frozenset({"train", "val"} if self.holdout else {key for key in self.areas if key})
 
+    @property
+    def split_names(self) -> tuple[str | None, ...]:
+        """Its splits in order, or None alone where nothing was said."""
+        return tuple(sorted(self.splits)) or (None,)
+
     def read(self, roi: Roi, split: str | None = None) -> tuple[Pixels, np.ndarray]:
         """Pixels of a window and their labels.
 
@@ -163,10 +168,10 @@ def _cut(plane: np.ndarray, roi: Roi, fill: float) -> np.ndarray:
     inside = _inside(roi, plane.shape[-2:])
     cut = np.full((*plane.shape[:-2], *(axis.stop - axis.start for axis in roi)), fill, plane.dtype)
     offsets = [max(0, -axis.start) for axis in roi]
-    target = tuple(
+    target = [
         slice(offset, offset + max(0, axis.stop - axis.start)) for offset, axis in zip(offsets, inside, strict=True)
-    )
-    cut[(..., *target)] = plane[(..., *inside)]
+    ]
+    cut[..., target[0], target[1]] = plane[..., inside[0], inside[1]]
     return cut
 
 

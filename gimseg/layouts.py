@@ -19,7 +19,7 @@ from shapely.geometry.base import BaseGeometry
 from shapely.ops import polygonize, split, unary_union
 
 MATERIALS = ("tile", "metal", "painted", "rusty", "concrete", "slate", "thatch")
-_FREQUENCY = (0.20, 0.27, 0.12, 0.13, 0.15, 0.08, 0.05)
+_FREQUENCY = (0.22, 0.28, 0.13, 0.13, 0.11, 0.08, 0.05)
 CROPS = ("green", "young", "ploughed", "straw", "fallow")
 
 
@@ -136,7 +136,7 @@ def draw_layout(seed: int, width_m: float, height_m: float, style: Style) -> Lay
             liked = favourite.setdefault(block, str(rng.choice(MATERIALS, p=_FREQUENCY)))
             built = _homestead(rng, parcel, liked)
             buildings += built
-            if built and rng.random() < 0.3:
+            if built and rng.random() < 0.22:
                 pads.append(_pad(rng, parcel, built[0]))
             if homes and rng.random() < 0.3:
                 walls.append(parcel.polygon.buffer(-0.6).boundary)
@@ -257,8 +257,8 @@ def _homestead(rng: Generator, parcel: Parcel, liked: str) -> list[Building]:
         return []
     hall = inner.area > 620 and rng.random() < 0.18
     built: list[Building] = []
-    for number in range(1 + min(rng.poisson(0.55), 3)):
-        size = (rng.uniform(3.2, 6.5), rng.uniform(2.6, 4)) if number else (rng.uniform(9, 16), rng.uniform(6.5, 10))
+    for number in range(1 + min(rng.poisson(0.45), 3)):
+        size = (rng.uniform(3.6, 7), rng.uniform(3, 4.5)) if number else (rng.uniform(10, 17), rng.uniform(7.5, 11))
         if hall and not number:
             size = (rng.uniform(20, 38), rng.uniform(8, 13))
         turn = parcel.angle + rng.normal(0, 0.04) + (np.pi / 2 if rng.random() < 0.35 else 0)
@@ -277,7 +277,7 @@ def _placed(
     left, bottom, right, top = room.bounds if not room.is_empty else (0, 0, 0, 0)
     ell = not small and rng.random() < 0.28
     for attempt in range(14):
-        length, width = np.array(size) * 0.95**attempt
+        length, width = np.array(size) * 0.96**attempt
         main = Wing(rng.uniform(left, right), rng.uniform(bottom, top), length, width, angle)
         wings: tuple[Wing, ...] = (main,)
         if ell:
@@ -295,7 +295,7 @@ def _roofed(rng: Generator, wings: tuple[Wing, ...], liked: str, small: bool) ->
     if small and material in ("tile", "slate"):
         material = "rusty"
     if material == "concrete":
-        return Building(wings, material, "flat", rng.uniform(3.0, 8.5) - 1.0 * small, 0.0)
+        return Building(wings, material, "flat", rng.uniform(3.5, 8.5) - 1.0 * small, 0.0)
     roof = str(rng.choice(["shed", "gable"] if small else ["gable", "hip"], p=[0.7, 0.3]))
     pitch = {"thatch": 0.8, "tile": 0.55, "slate": 0.55}.get(material, 0.32) * rng.uniform(0.8, 1.15)
     return Building(wings, material, roof, rng.uniform(2.0, 2.6) if small else rng.uniform(2.7, 5.0), pitch)

@@ -20,6 +20,8 @@ from gimseg.errors import LegendError
 
 BACKGROUND = 0
 UNLABELLED = 255
+LEGEND_TAG = "GIMSEG_LEGEND"
+"""Tag of a mask that holds its legend: JSON of `Legend.to_dict`."""
 
 # Okabe and Ito's colours without black, told apart by colour-blind people too, then more of Paul Tol's.
 _PALETTE = (

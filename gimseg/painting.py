@@ -181,7 +181,7 @@ def _paint_yards(canvas: Canvas, layout: Layout) -> None:
     soil = np.array((0.66, 0.53, 0.40)) + canvas.rng.normal(0, 0.02, 3)
     canvas.blend(soil * (1 + 0.05 * canvas.fine)[..., None], np.maximum(worn, bare))
     pads = view.coverage(layout.pads)
-    canvas.blend(np.array((0.63, 0.61, 0.57)) * (1 + 0.06 * canvas.rough + 0.03 * canvas.fine)[..., None], pads)
+    canvas.blend(np.array((0.58, 0.55, 0.50)) * (1 + 0.06 * canvas.rough + 0.03 * canvas.fine)[..., None], pads)
 
 
 def _paint_roads(canvas: Canvas, layout: Layout) -> None:

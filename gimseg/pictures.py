@@ -64,8 +64,8 @@ def label_overlay(labels: np.ndarray, legend: Legend) -> np.ndarray:
         inside = labels == value
         overlay[inside] = (*colour[:3], 70)
         overlay[_edge(inside)] = (*colour[:3], 255)
-    rows, cols = np.indices(labels.shape, sparse=True)
-    overlay[(labels == UNLABELLED) & ((rows + cols) % 8 == 0)] = (255, 255, 255, 150)
+    diagonal = np.add.outer(np.arange(labels.shape[0]), np.arange(labels.shape[1]))
+    overlay[(labels == UNLABELLED) & (diagonal % 8 == 0)] = (255, 255, 255, 150)
     return overlay
 
 

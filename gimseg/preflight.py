@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 import shutil
@@ -92,6 +94,11 @@ class Plan:
     def resolution(self) -> tuple[float, float]:
         """Size of a pixel of the mask along (y, x), in the CRS's unit."""
         return abs(self.geobox.affine.e), abs(self.geobox.affine.a)
+
+    @property
+    def run_id(self) -> str:
+        """Changes with anything that the bytes of the mask depend on: 16 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     @property
     def windows(self) -> int:

@@ -235,13 +235,14 @@ def _choose_bands(dataset: Any, path: str, bands: Sequence[int] | None) -> tuple
         every = range(1, dataset.count + 1)
         return tuple(band for band in every if band not in alpha) or tuple(every)
     chosen = tuple(int(band) for band in bands)
+    if not chosen:
+        raise RasterError(f"{path}: no bands were asked for: give some of 1 to {dataset.count}")
     wrong = [band for band in chosen if not 1 <= band <= dataset.count]
-    if wrong or not chosen:
-        raise RasterError(
-            f"{path}: bands {list(chosen)} were asked for, it has bands 1 to {dataset.count}: leave out {wrong}"
-            if wrong
-            else f"{path}: no bands were asked for: give some of 1 to {dataset.count}"
-        )
+    if wrong:
+        palette = dataset.count == 1 and dataset.colorinterp[0].name == "palette"
+        todo = "expand its colour table first (gdal_translate -expand rgb)" if palette else f"leave out {wrong}"
+        given = f"bands {list(chosen)} were asked for, it has bands 1 to {dataset.count}"
+        raise RasterError(f"{path}: {given}: {todo}")
     return chosen
 
 

@@ -99,8 +99,8 @@ def band_statistics(surveys: Sequence[Survey]) -> tuple[tuple[float, ...], tuple
     if not valid:
         paths = ", ".join(item.scene.path for item in surveys[:3])
         raise DatasetError(f"no valid pixel in {paths}: check their nodata value, mask or alpha band")
-    mean = sum(item.total for item in surveys) / valid
-    variance = sum(item.squares for item in surveys) / valid - np.square(mean)
+    mean = np.sum([item.total for item in surveys], axis=0) / valid
+    variance = np.sum([item.squares for item in surveys], axis=0) / valid - np.square(mean)
     # A constant band tells nothing: deviation 1 leaves it at 0.
     deviation = np.where(variance > 1e-12 * np.maximum(np.square(mean), 1e-12), np.sqrt(np.maximum(variance, 0)), 1.0)
     return tuple(float(value) for value in mean), tuple(float(value) for value in deviation)

@@ -280,7 +280,7 @@ def fingerprints(datasets: Datasets) -> dict[str, str]:
     """File name -> size and hash of samples of its content, for every file of the datasets."""
     found = {}
     for dataset in datasets:
-        for path in (*dataset.image_paths, *dataset.mask_paths, *dataset.aoi_paths):
+        for path in (*dataset.images, *dataset.masks, *dataset.aois):
             name = str(path).split("|")[0]
             if not os.path.isfile(name):
                 continue
@@ -357,7 +357,8 @@ def _fit(
 ) -> Fit:
     classes = len(recipe.legend.classes) + 1
     steps = settings.epochs * settings.steps_per_epoch
-    fit = Fit(network.to(memory_format=torch.channels_last), parse_loss(settings.loss), settings, steps, classes)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    fit = Fit(network, parse_loss(settings.loss), settings, steps, classes)
     checkpoint = ModelCheckpoint(
         work, filename="best", monitor="val_iou", mode="max", save_last=True, enable_version_counter=False
     )

@@ -25,18 +25,15 @@ from rasterio.transform import Affine
 
 from gimseg.errors import GridError, LegendError, OutputError, RasterError, TilingError
 from gimseg.ground import Ground
-from gimseg.legend import BACKGROUND, UNLABELLED, Legend, LegendClass, default_colour
+from gimseg.legend import BACKGROUND, LEGEND_TAG, UNLABELLED, Legend, LegendClass, default_colour
 from gimseg.outputs import check_outputs, staged
 from gimseg.progress import Progress, silent
-from gimseg.styles import joint_style, read_own_style, write_style
 from gimseg.raster_files import DRIVERS, RasterFile, check_blocks, check_file, mask_kind, open_dataset
+from gimseg.styles import joint_style, read_own_style, write_style
 from gimseg.tracing import Traced, trace
 from gimseg.vector_output import check_features, write_features
 
 PathLike = str | os.PathLike[str]
-
-LEGEND_TAG = "GIMSEG_LEGEND"
-"""Tag of a mask GeoTIFF: JSON of Legend.to_dict()."""
 
 _Frames: TypeAlias = "Queue[gpd.GeoDataFrame | None]"
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 from shapely.geometry import Point, box
+from worlds import TOP_LEFT, UTM, noise, write_raster
 
 from gimseg import Dataset, Legend
 from gimseg.datasets import Datasets, LabelledWindows, WindowRequest, read_as_is, read_datasets
 from gimseg.errors import DatasetError, VectorError
 from gimseg.sampling import WindowSampler, band_statistics, covering_windows, hold_out, survey
-from worlds import TOP_LEFT, UTM, noise, write_raster
 
 LEFT, TOP = TOP_LEFT
 

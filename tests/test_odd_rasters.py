@@ -87,6 +87,8 @@ def test_a_palette_is_read_as_indices_and_says_so(real_data: Path) -> None:
     assert raster.shape == (8704, 7168) and "colour table" in raster.notes[0]
     part = raster.on(raster.geobox).read_values((slice(4000, 4400), slice(3000, 3400)))
     assert part.data.dtype == np.uint8 and part.data.max() <= 12
+    with pytest.raises(RasterError, match="expand its colour table"):
+        open_raster(raster.path, bands=(1, 2, 3))
 
 
 def test_a_vrt_needs_to_be_trusted(real_data: Path) -> None:

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import torch
 from shapely.geometry import box
+from worlds import TOP_LEFT, UTM, write_raster
 
 from gimseg import Dataset, Model, evaluate, train
 from gimseg.errors import DatasetError, ModelError, OutputError, ResumeError, TrainingError
 from gimseg.fitting import SCHEDULES, schedule_factor
 from gimseg.training import Settings
-from worlds import TOP_LEFT, UTM, write_raster
 
 LEFT, TOP = TOP_LEFT
 QUICK = Settings(
@@ -157,7 +157,9 @@ def test_several_classes(tmp_path: Path) -> None:
     layer.to_file(tmp_path / "kinds.gpkg")
     from gimseg import Legend
 
-    legend = Legend.from_dict({"field": "kind", "classes": [{"name": "left", "value": 4}, {"name": "right", "value": 9}]})
+    legend = Legend.from_dict(
+        {"field": "kind", "classes": [{"name": "left", "value": 4}, {"name": "right", "value": 9}]}
+    )
     given = replace(world, mask_paths=[tmp_path / "kinds.gpkg"], legend=legend)
     model = train(given, tmp_path / "m", settings=replace(QUICK, epochs=2, loss="ce + dice"))
     assert model.recipe.activation == "softmax"

@@ -19,10 +19,10 @@ from worlds import UTM, north_up, write_raster
 
 from gimseg import vectorization
 from gimseg.errors import GridError, LegendError, OutputError, RasterError, TilingError
-from gimseg.legend import Legend, LegendClass
-from gimseg.styles import joint_style, raster_style, write_style
+from gimseg.legend import LEGEND_TAG, Legend, LegendClass
 from gimseg.raster_output import new_raster
-from gimseg.vectorization import LEGEND_TAG, legend_of_mask, vectorize
+from gimseg.styles import joint_style, raster_style, write_style
+from gimseg.vectorization import legend_of_mask, vectorize
 
 ROOFS = Legend((LegendClass("tin", 1, "#56b4e9"), LegendClass("Ziegel – rot", 2, "#d55e00")))
 ENDINGS = (".shp", ".gpkg", ".fgb", ".geojson", ".parquet")
