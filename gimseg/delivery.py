@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import rasterio
 from gimseg.errors import OutputError
 from gimseg.inference import RUN_TAG, Prediction, Predictor, name_counts
 from gimseg.models import Model
-from gimseg.outputs import check_outputs
+from gimseg.outputs import check_outputs, move_family
 from gimseg.preflight import Plan
 from gimseg.progress import Progress, silent
 from gimseg.styles import joint_style, write_style
@@ -100,13 +101,15 @@ def deliver(
         prediction = predictor.predict(raster, masks[0], progress=progress, **options)
         _style(predictor.model, masks[0])
         return Delivery(prediction, masks[0], None)
-    # The mask waits under a hidden name for its polygons, so that a run that is stopped
+    # The mask waits in a hidden folder for its polygons, so that a run that is stopped
     # in between leaves nothing that looks finished, and loses nothing.
-    waiting = paths[0].with_name(f".{(masks or layers)[0].name}.mask.tif")
-    plan = predictor.plan(raster, waiting, **{**options, "overwrite": True})
+    name = (masks or [layers[0].with_suffix(".tif")])[0].name
+    waiting = layers[0].parent / f".{layers[0].name}.waiting"
+    waiting.mkdir(exist_ok=True)
+    plan = predictor.plan(raster, waiting / name, **{**options, "overwrite": True})
     prediction = _finished(plan) or predictor.run(plan, progress=progress)
     made = vectorize(
-        waiting,
+        waiting / name,
         layers,
         min_area_m2=min_area_m2,
         simplify_m=simplify_m,
@@ -114,10 +117,9 @@ def deliver(
         progress=progress,
     )
     if masks:
-        os.replace(waiting, masks[0])
+        move_family(waiting, masks[0])
         _style(predictor.model, masks[0])
-    else:
-        waiting.unlink()
+    shutil.rmtree(waiting)
     prediction = replace(prediction, path=masks[0] if masks else layers[0])
     return Delivery(prediction, masks[0] if masks else None, made)
 

@@ -19,7 +19,7 @@ from shapely.geometry.base import BaseGeometry
 from shapely.ops import polygonize, split, unary_union
 
 MATERIALS = ("tile", "metal", "painted", "rusty", "concrete", "slate", "thatch")
-_FREQUENCY = (0.22, 0.28, 0.13, 0.13, 0.11, 0.08, 0.05)
+_FREQUENCY = (0.22, 0.29, 0.14, 0.13, 0.10, 0.08, 0.04)
 CROPS = ("green", "young", "ploughed", "straw", "fallow")
 
 
@@ -136,7 +136,7 @@ def draw_layout(seed: int, width_m: float, height_m: float, style: Style) -> Lay
             liked = favourite.setdefault(block, str(rng.choice(MATERIALS, p=_FREQUENCY)))
             built = _homestead(rng, parcel, liked)
             buildings += built
-            if built and rng.random() < 0.22:
+            if built and rng.random() < 0.17:
                 pads.append(_pad(rng, parcel, built[0]))
             if homes and rng.random() < 0.3:
                 walls.append(parcel.polygon.buffer(-0.6).boundary)
@@ -291,7 +291,7 @@ def _placed(
 
 
 def _roofed(rng: Generator, wings: tuple[Wing, ...], liked: str, small: bool) -> Building:
-    material = liked if rng.random() < 0.35 else str(rng.choice(MATERIALS, p=_FREQUENCY))
+    material = liked if rng.random() < 0.2 else str(rng.choice(MATERIALS, p=_FREQUENCY))
     if small and material in ("tile", "slate"):
         material = "rusty"
     if material == "concrete":

@@ -25,7 +25,7 @@ _COLOURS = {
     "rusty": (0.55, 0.43, 0.36),
     "concrete": (0.64, 0.62, 0.58),
     "slate": (0.33, 0.35, 0.39),
-    "thatch": (0.55, 0.47, 0.35),
+    "thatch": (0.47, 0.39, 0.28),
 }
 _PAINTS = ((0.31, 0.47, 0.66), (0.56, 0.29, 0.26), (0.47, 0.57, 0.50), (0.36, 0.43, 0.53))
 _CARS = ((0.85, 0.85, 0.85), (0.8, 0.8, 0.82), (0.2, 0.2, 0.22), (0.6, 0.12, 0.12), (0.2, 0.3, 0.5), (0.5, 0.5, 0.5))
@@ -181,7 +181,7 @@ def _paint_yards(canvas: Canvas, layout: Layout) -> None:
     soil = np.array((0.66, 0.53, 0.40)) + canvas.rng.normal(0, 0.02, 3)
     canvas.blend(soil * (1 + 0.05 * canvas.fine)[..., None], np.maximum(worn, bare))
     pads = view.coverage(layout.pads)
-    canvas.blend(np.array((0.58, 0.55, 0.50)) * (1 + 0.06 * canvas.rough + 0.03 * canvas.fine)[..., None], pads)
+    canvas.blend(np.array((0.55, 0.52, 0.46)) * (1 + 0.06 * canvas.rough + 0.03 * canvas.fine)[..., None], pads)
 
 
 def _paint_roads(canvas: Canvas, layout: Layout) -> None:

@@ -87,6 +87,16 @@ def test_several_windows_at_once_give_the_same(tmp_path: Path) -> None:
     assert np.array_equal(*masks)
 
 
+def test_bfloat16_gives_nearly_the_same(tmp_path: Path) -> None:
+    raster = write_raster(tmp_path / "image.tif", noise((64, 64)))
+    changes = {"mean": (127.0,), "std": (70.0,)}
+    one, other = (
+        read(Predictor(model(Reach(2), **changes), precision=name).predict(raster, tmp_path / f"{name}.tif").path)
+        for name in ("float32", "bfloat16")
+    )
+    assert 0 < (one != other).mean() < 0.02
+
+
 @pytest.mark.parametrize(("logit", "value"), [(3.0, 1), (-3.0, 0)])
 def test_a_constant_network_gives_a_constant_mask_without_a_border(logit: float, value: int, tmp_path: Path) -> None:
     raster = write_raster(tmp_path / "image.tif", noise((70, 90)))

@@ -63,6 +63,7 @@ LAYERS = (
     "demo",
     "review",
     "cli",
+    "__main__",
 )
 """Top to bottom. Names without a file are rooms that are not built yet."""
 

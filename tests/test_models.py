@@ -113,6 +113,8 @@ def test_segmentation_models_pytorch_reads_the_folder(tmp_path: Path) -> None:
     import segmentation_models_pytorch as smp
 
     model = small_model()
+    # As after training from pretrained weights: a reader must not fetch them again.
+    model.network.config["encoder_weights"] = "imagenet"
     for half in (False, True):
         model.save(tmp_path / "model", half=half, overwrite=True)
         network = smp.from_pretrained(str(tmp_path / "model")).eval()
@@ -233,6 +235,12 @@ def test_the_halo_is_at_most_a_quarter_of_the_window_and_images_may_be_small() -
     assert measure_halo(network, recipe(window=512, stride=4, halo=0), images) == 12
     with pytest.raises(ModelError, match="no image to measure the halo on: one of 16 px"):
         measure_halo(network, recipe(), [np.zeros((1, 8, 8), np.float32)])
+
+
+def test_windows_are_compared_in_the_phase_of_the_stride() -> None:
+    images = [np.random.default_rng(0).standard_normal((1, size, size)).astype(np.float32) for size in (76, 91)]
+    network = torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Upsample(scale_factor=8))
+    assert measure_halo(network, recipe(window=32, stride=8, halo=0), images, tolerance=0) == 0
 
 
 def test_measuring_leaves_the_network_as_it_was() -> None:

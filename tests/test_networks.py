@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -83,8 +84,11 @@ def test_options_that_would_be_passed_over_in_silence_are_refused() -> None:
 def test_pretrained_weights_that_cannot_be_had_leave_random_ones_and_a_message(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    started = time.monotonic()
     with pytest.warns(UserWarning, match="'imagenet' of resnet18 cannot be had"):
         network = build_network("Unet", "resnet18", weights="imagenet")
+    # The hub's client alone would try again for half a minute.
+    assert time.monotonic() - started < 15
     assert network_stride(network) == 32
     with pytest.raises(ModelError, match="it has imagenet, ssl, swsl"):
         build_network("Unet", "resnet18", weights="imagnet")
