@@ -73,15 +73,19 @@ class Fit(LightningModule):
         settings: a :class:`gimseg.training.Settings`.
         steps: number of batches of the whole training.
         classes: number of classes with the background.
+        log: CSV file that gets a row an epoch.
     """
 
-    def __init__(self, network: torch.nn.Module, loss: Loss, settings: Any, steps: int, classes: int) -> None:
+    def __init__(
+        self, network: torch.nn.Module, loss: Loss, settings: Any, steps: int, classes: int, log: Path
+    ) -> None:
         super().__init__()
         self.network = network
         self.loss = loss
         self.settings = settings
         self.steps = steps
         self.classes = classes
+        self.log_path = log
         self.average = (
             AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.averaging), use_buffers=True)
             if settings.averaging
@@ -160,10 +164,12 @@ class Fit(LightningModule):
         self._confusion = self._confusion + Confusion.of(truth, prediction, self.classes)
 
     def on_validation_epoch_end(self) -> None:
-        if self.trainer.sanity_checking:
-            return
-        self._clock, started = time.monotonic(), self._clock
-        self.elapsed_s += self._clock - started
+        # Validation counts as training time: who gave us minutes meant all of it.
+        now = time.monotonic()
+        self.elapsed_s += now - self._clock
+        self._clock = now
+
+    def on_train_epoch_end(self) -> None:
         row = {
             "epoch": float(self.current_epoch + 1),
             "seconds": round(self.elapsed_s, 1),
@@ -173,6 +179,7 @@ class Fit(LightningModule):
             "val_iou": _score(self._confusion),
         }
         self.history.append(row)
+        write_history(self.log_path, self.history)
         if self._plateau is not None and self.share >= self.settings.warmup:
             self._plateau.step(row["val_iou"])
         self.log("val_iou", row["val_iou"])
@@ -195,26 +202,22 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _score(confusion: Confusion) -> float:
-    """Mean IoU of the classes present; 0 where none is, so that the first epoch counts as bad."""
-    score = confusion.mean_iou
-    return 0.0 if math.isnan(score) else float(score)
+    """Mean IoU of the classes present; 0 where none is found, NaN where nothing was looked at."""
+    score = float(confusion.mean_iou)
+    return 0.0 if math.isnan(score) and confusion.total else score
 
 
 class Report(Callback):
-    """Tells progress after each batch; writes ``metrics.csv`` after each epoch."""
+    """Tells progress after each batch."""
 
-    def __init__(self, folder: Path, progress: Progress) -> None:
-        self.folder = folder
+    def __init__(self, progress: Progress) -> None:
         self.progress = progress
 
     def on_train_batch_end(self, trainer: Trainer, fit: Fit, *args: Any) -> None:  # type: ignore[override]
-        last = f"  val IoU {fit.history[-1]['val_iou']:.3f}" if fit.history else ""
+        iou = fit.history[-1]["val_iou"] if fit.history else math.nan
         total = max(fit.global_step, round(fit.global_step / max(fit.share, 1e-6)))
-        self.progress("train", fit.global_step, total, "steps", f"loss {fit.running_loss:.3f}{last}")
-
-    def on_validation_end(self, trainer: Trainer, fit: Fit) -> None:  # type: ignore[override]
-        if fit.history:
-            write_history(self.folder / "metrics.csv", fit.history)
+        seen = "" if math.isnan(iou) else f"  val IoU {iou:.3f}"
+        self.progress("train", fit.global_step, total, "steps", f"loss {fit.running_loss:.3f}{seen}")
 
 
 def write_history(path: Path, history: Sequence[dict[str, float]]) -> None:

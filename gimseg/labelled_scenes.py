@@ -70,7 +70,9 @@ class LabelledScene:
         """Splits that its ground is known to belong to; empty if nothing was said."""
         if self.split:
             return frozenset({self.split})
-        return frozenset({"train", "val"} if self.holdout else {key for key in self.areas if key})
+        return frozenset(
+            {"train", "val"} if self.holdout else {key for key, area in self.areas.items() if key and len(area)}
+        )
 
     @property
     def split_names(self) -> tuple[str | None, ...]:

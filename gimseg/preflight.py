@@ -98,7 +98,9 @@ class Plan:
     @property
     def run_id(self) -> str:
         """Changes with anything that the bytes of the mask depend on: 16 hexadecimal digits."""
-        return hashlib.sha256(json.dumps(self.identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        # The block size pins the parts, not the mask.
+        pinned = {name: value for name, value in self.identity.items() if name != "block_size"}
+        return hashlib.sha256(json.dumps(pinned, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     @property
     def windows(self) -> int:

@@ -195,6 +195,9 @@ class WindowSampler:
         object_share: share of the windows whose centre lies near an object, 0 to 1; the
             others are drawn evenly from all labelled ground.
 
+    Of several datasets each is drawn in proportion to the square root of its ground, so
+    that a large one does not drown a small one.
+
     Raises:
         DatasetError: there is no labelled pixel.
     """
@@ -214,8 +217,9 @@ class WindowSampler:
     def draw(self, count: int, seed: int) -> tuple[WindowRequest, ...]:
         """`count` windows; the same seed draws the same."""
         rng = np.random.default_rng(seed)
-        even = _choices([item.labelled for item in self.surveys])
-        near = _choices([item.objects > 0 for item in self.surveys])
+        tags = [item.scene.tag for item in self.surveys]
+        even = _choices([item.labelled for item in self.surveys], tags)
+        near = _choices([item.objects > 0 for item in self.surveys], tags)
         requests = []
         for index in range(count):
             scenes, cells, cumulated = near if len(near[0]) and rng.random() < self.object_share else even
@@ -234,14 +238,15 @@ class WindowSampler:
         return min(max(centre, half), size - half) if size > self.window else size // 2
 
 
-def _choices(planes: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _choices(planes: Sequence[np.ndarray], tags: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scene numbers, cells and cumulated weights of all cells with weight."""
+    totals = {tag: sum(float(plane.sum()) for plane, of in zip(planes, tags, strict=True) if of == tag) for tag in tags}
     scenes, cells, weights = [], [], []
-    for number, plane in enumerate(planes):
+    for number, (plane, tag) in enumerate(zip(planes, tags, strict=True)):
         found = np.argwhere(plane)
         scenes.append(np.full(len(found), number))
         cells.append(found)
-        weights.append(plane[plane > 0].astype(np.float64))
+        weights.append(plane[plane > 0] / math.sqrt(max(totals[tag], 1.0)))
     return np.concatenate(scenes), np.concatenate(cells), np.cumsum(np.concatenate(weights))
 
 

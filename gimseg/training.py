@@ -30,7 +30,7 @@ from gimseg.datasets import (
     Prepare,
     Sample,
 )
-from gimseg.errors import OutputError, ResumeError, TrainingError
+from gimseg.errors import DatasetError, OutputError, ResumeError, TrainingError
 from gimseg.fitting import OPTIMISERS, SCHEDULES, Fit, Report, draw_history, write_history
 from gimseg.labelled_scenes import LabelledScene
 from gimseg.legend import UNLABELLED
@@ -179,6 +179,7 @@ def train(
     output.parent.mkdir(parents=True, exist_ok=True)
     check_writable(output.parent)
     seed_everything(settings.seed, verbose=False)
+    parse_loss(settings.loss)(*_smallest_batch(datasets.legend.n_channels))
     ground = survey_ground(datasets, settings, progress)
     recipe = _first_recipe(datasets, ground, settings)
     network = build_network(
@@ -201,6 +202,11 @@ def train(
     return Model.load(output)
 
 
+def _smallest_batch(channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and labels that make a loss refuse a wrong number of channels before any work."""
+    return torch.zeros(1, channels, 1, 1), torch.zeros(1, 1, 1, dtype=torch.uint8)
+
+
 @dataclass(frozen=True)
 class Ground:
     """Surveyed ground to learn from and to validate on."""
@@ -215,23 +221,32 @@ def survey_ground(datasets: Datasets, settings: Settings, progress: Progress = s
     Raises:
         DatasetError: there is no ground to train on.
     """
-    scenes = _in_memory(datasets.scenes())
-    if not any("val" in scene.splits for scene in scenes):
-        undivided = [survey(scene, None, progress) for scene in scenes if not scene.splits]
+    scenes = datasets.scenes()
+    if settings.val_share and not any("val" in scene.splits for scene in scenes):
         # Where every dataset has a split but none is for validation, training ground is divided.
-        if not undivided:
-            undivided = [
-                survey(replace(scene, split=None), None, progress) for scene in scenes if "train" in scene.splits
-            ]
-        divided = hold_out(undivided, settings.val_share, settings.seed, settings.window)
-        others = [scene for scene in scenes if scene.splits and scene.path not in {item.path for item in divided}]
-        scenes = (*divided, *others)
+        free = [scene for scene in scenes if not scene.splits] or [
+            _undivided(scene) for scene in scenes if "train" in scene.splits
+        ]
+        surveys = [survey(scene, None, progress) for scene in free]
+        divided = hold_out(surveys, settings.val_share, settings.seed, settings.window)
+        paths = {scene.path for scene in divided}
+        scenes = (*divided, *(scene for scene in scenes if scene.path not in paths))
+    scenes = _in_memory(scenes)
     train_scenes = [scene for scene in scenes if not scene.splits or "train" in scene.splits]
+    if not train_scenes:
+        raise DatasetError("no dataset is for training: give one the split train, or none")
     val_scenes = [scene for scene in scenes if "val" in scene.splits]
     return Ground(
         tuple(survey(scene, "train" if scene.splits else None, progress) for scene in train_scenes),
         tuple(survey(scene, "val", progress) for scene in val_scenes),
     )
+
+
+def _undivided(scene: LabelledScene) -> LabelledScene:
+    """Training ground as if nothing had been said of splits."""
+    if scene.split:
+        return replace(scene, split=None)
+    return replace(scene, areas={None: scene.areas["train"]})
 
 
 def _in_memory(scenes: Sequence[LabelledScene]) -> tuple[LabelledScene, ...]:
@@ -332,7 +347,9 @@ class _Windows(LightningDataModule):
         split = "train" if any(scene.splits for scene in scenes) else None
         return self._loader(LabelledWindows(scenes, requests, prepare, split))
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        if not self.ground.val:
+            return []
         scenes = [item.scene for item in self.ground.val]
         requests = covering_windows(self.ground.val, self.settings.window)
         prepare = training_windows(self.recipe, None)
@@ -358,13 +375,21 @@ def _fit(
     classes = len(recipe.legend.classes) + 1
     steps = settings.epochs * settings.steps_per_epoch
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    fit = Fit(network, parse_loss(settings.loss), settings, steps, classes)
+    fit = Fit(network, parse_loss(settings.loss), settings, steps, classes, work / "metrics.csv")
     checkpoint = ModelCheckpoint(
-        work, filename="best", monitor="val_iou", mode="max", save_last=True, enable_version_counter=False
+        work,
+        filename="best",
+        monitor="val_iou" if ground.val else None,
+        mode="max",
+        save_top_k=1 if ground.val else 0,
+        save_last=True,
+        enable_version_counter=False,
+        save_on_train_epoch_end=True,
     )
-    callbacks: list[Any] = [Report(work, progress), checkpoint]
-    if settings.patience:
-        callbacks.append(EarlyStopping("val_iou", settings.min_gain, settings.patience, mode="max"))
+    callbacks: list[Any] = [Report(progress), checkpoint]
+    if settings.patience and ground.val:
+        stop = EarlyStopping("val_iou", settings.min_gain, settings.patience, mode="max", check_on_train_epoch_end=True)
+        callbacks.append(stop)
     _quiet_lightning()
     trainer = Trainer(
         accelerator={"auto": "auto", "cuda": "gpu"}.get(device, device),
@@ -420,7 +445,7 @@ def _finish(
         fit.load_state_dict(torch.load(best, weights_only=True, map_location="cpu")["state_dict"])
     network = fit.best_network.cpu().float().eval()
     recipe = _with_reach(network, recipe, ground)
-    best_row = max(fit.history, key=lambda row: row["val_iou"]) if fit.history and ground.val else {}
+    best_row = max(fit.history, key=lambda row: row["val_iou"]) if ground.val else {}
     provenance = {
         "gimseg": __version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,0 +1,88 @@
+"""Train the built-in model: buildings in RGB images, from random weights.
+
+Data: drone images of Zanzibar, Nairobi and Kampala (OpenAerialMap contributors, CC BY
+4.0) with building polygons (OpenStreetMap contributors, ODbL) to learn from, and of
+Banepa, a site never learned from, to score on. The folder holds ``<site>_*.tif`` and
+``<site>_labels.geojson``.
+
+    python examples/train_builtin.py FOLDER -o my_model --minutes 60
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from gimseg import Dataset, Legend, evaluate, train
+from gimseg.augmentation import Augmentation
+from gimseg.datasets import Datasets
+from gimseg.progress import ConsoleProgress
+from gimseg.training import Settings
+
+LEARNED = ("zanzibar_tz", "nairobi_ke", "kampala_ug")
+UNSEEN = "banepa_np"
+LEGEND = Legend.binary("building", "#ffd200")
+RESOLUTION = 0.5
+
+SETTINGS = Settings(
+    network="Unet",
+    encoder="tu-resnet18",
+    network_options={"encoder_depth": 4, "decoder_channels": (128, 64, 32, 16)},
+    loss="bce + dice",
+    optimiser="adamw",
+    learning_rate=2e-3,
+    weight_decay=0.05,
+    schedule="cosine",
+    warmup=0.03,
+    averaging=0.995,
+    epochs=60,
+    windows_per_epoch=1600,
+    window=192,
+    batch=8,
+    object_share=0.5,
+    # All ground of the learned sites is learned from: the score is that of another site.
+    val_share=0.0,
+    augmentation=Augmentation(
+        scale=(0.65, 1.5), rotation=180, contrast=0.35, brightness=0.5, saturation=0.5, gamma=0.4
+    ),
+    exemplars=0,
+)
+
+
+def sites(folder: Path, *names: str, resolution: float = RESOLUTION) -> Datasets:
+    """One dataset a site."""
+    return Datasets(
+        tuple(
+            Dataset(
+                tag=name,
+                spatial_resolution=resolution,
+                image_paths=[folder / f"{name}_*.tif"],
+                mask_paths=[folder / f"{name}_labels.geojson"],
+                legend=LEGEND,
+                split="test" if name == UNSEEN else "train",
+            )
+            for name in names
+        )
+    )
+
+
+@click.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Model folder to write.")
+@click.option("--minutes", default=60.0, show_default=True, help="Most minutes of training.")
+@click.option("--overwrite", is_flag=True)
+def main(folder: Path, output: Path, minutes: float, overwrite: bool) -> None:
+    """Train on three sites of FOLDER, score on the fourth."""
+    settings = replace(SETTINGS, minutes=minutes)
+    progress = ConsoleProgress(every_s=20)
+    model = train(sites(folder, *LEARNED), output, settings=settings, overwrite=overwrite, progress=progress)
+    scores = evaluate(model, sites(folder, UNSEEN), plot=output / "banepa.png", overwrite=True)
+    print(scores.table())
+    (output / "scores.json").write_text(json.dumps(scores.to_dict(), indent=1))
+
+
+if __name__ == "__main__":
+    main()
