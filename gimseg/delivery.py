@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import rasterio
 
-from gimseg.errors import OutputError
+from gimseg.errors import GimsegError, GridError, OutputError
 from gimseg.inference import RUN_TAG, Prediction, Predictor, name_counts
 from gimseg.models import Model
 from gimseg.outputs import check_outputs, move_family
 from gimseg.preflight import Plan
 from gimseg.progress import Progress, silent
 from gimseg.styles import joint_style, write_style
+from gimseg.vector_output import driver_of
 from gimseg.vectorization import Vectorized, vectorize
 
 _MASKS = (".tif", ".tiff")
@@ -96,6 +97,8 @@ def deliver(
         raise OutputError(f"{masks[0]} and {masks[1]}: one mask is written, give one .tif")
     inputs = [path for path in (raster, options.get("aoi")) if path is not None]
     check_outputs(paths, inputs, overwrite=bool(options.get("overwrite")))
+    for path in layers:
+        driver_of(path)
     predictor = Predictor(model, device=device, precision=precision)
     if not layers:
         prediction = predictor.predict(raster, masks[0], progress=progress, **options)
@@ -105,8 +108,7 @@ def deliver(
     # in between leaves nothing that looks finished, and loses nothing.
     name = (masks or [layers[0].with_suffix(".tif")])[0].name
     waiting = layers[0].parent / f".{layers[0].name}.waiting"
-    waiting.mkdir(exist_ok=True)
-    plan = predictor.plan(raster, waiting / name, **{**options, "overwrite": True})
+    plan = _plan(predictor, raster, waiting / name, options, min_area_m2)
     prediction = _finished(plan) or predictor.run(plan, progress=progress)
     made = vectorize(
         waiting / name,
@@ -122,6 +124,26 @@ def deliver(
     shutil.rmtree(waiting)
     prediction = replace(prediction, path=masks[0] if masks else layers[0])
     return Delivery(prediction, masks[0] if masks else None, made)
+
+
+def _plan(
+    predictor: Predictor, raster: str | os.PathLike[str], mask: Path, options: dict[str, Any], min_area_m2: float
+) -> Plan:
+    """The plan of a mask in a hidden folder, which is there afterwards only if the work can start."""
+    fresh = not mask.parent.exists()
+    mask.parent.mkdir(exist_ok=True)
+    try:
+        plan = predictor.plan(raster, mask, **{**options, "overwrite": True})
+        if min_area_m2 > 0 and plan.raster.crs is None:
+            raise GridError(
+                f"{raster} has no CRS, so that a least area of {min_area_m2:g} m² means nothing: declare its CRS or "
+                "leave the area out"
+            )
+        return plan
+    except GimsegError:
+        if fresh:
+            shutil.rmtree(mask.parent)
+        raise
 
 
 def _style(model: Model, mask: Path) -> None:

@@ -34,14 +34,14 @@ classes = [{ name = "building", colour = "#ffd200" }]
 tag = "learned"
 spatial_resolution = 0.3
 image_paths = ["learned.tif"]
-mask_paths = ["learned.geojson"]
+mask_paths = ["learned_labels.geojson"]
 nodata = "auto"
 
 [[dataset]]
 tag = "unseen"
 spatial_resolution = 0.3
 image_paths = ["unseen.tif"]
-mask_paths = ["unseen.geojson"]
+mask_paths = ["unseen_labels.geojson"]
 nodata = "auto"
 split = "test"
 """
@@ -165,7 +165,7 @@ def draw_overview(folder: Path, path: Path, demo: Demo) -> None:
     learned, extent = _picture(folder / "learned.tif")
     unseen, unseen_extent = _picture(folder / "unseen.tif")
     panels[0].imshow(learned, extent=extent)
-    _outline(panels[0], folder / "learned.geojson", folder / "learned.tif", "#ffd200")
+    _outline(panels[0], folder / "learned_labels.geojson", folder / "learned.tif", "#ffd200")
     panels[0].set_title("learned from: image and drawn polygons", fontsize=12)
     panels[1].imshow(unseen, extent=unseen_extent)
     _outline(panels[1], folder / "unseen_segments.shp", folder / "unseen.tif", "#00e5ff")
@@ -192,7 +192,7 @@ def _outline(axes: object, layer: Path, image: Path, colour: str) -> None:
 def _outcome(folder: Path, image: np.ndarray) -> np.ndarray:
     with rasterio.open(folder / "unseen_segments.tif") as mask:
         prediction, transform, crs = mask.read(1), mask.transform, mask.crs
-    polygons = geopandas.read_file(folder / "unseen.geojson").to_crs(crs.to_wkt())
+    polygons = geopandas.read_file(folder / "unseen_labels.geojson").to_crs(crs.to_wkt())
     truth = rasterio.features.rasterize(polygons.geometry, prediction.shape, transform=transform, dtype="uint8")
     truth[prediction == 255] = 255
     return blend(image, outcome_overlay(truth, prediction))

@@ -41,7 +41,7 @@ def format_duration(seconds: float) -> str:
 
     Example:
         >>> format_duration(8), format_duration(75), format_duration(3700)
-        ('8 s', '1 min 15 s', '1 h 02 min')
+        ('8 s', '1 min 15 s', '1 h 01 min')
     """
     seconds = round(seconds)
     if seconds < 60:

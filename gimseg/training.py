@@ -190,7 +190,7 @@ def train(
         weights=settings.encoder_weights,
         **settings.network_options,
     )
-    check_window(network, settings.window)
+    check_window(network, settings.window, bands=len(recipe.bands), batch=settings.batch)
     recipe = replace(recipe, stride=network_stride(network))
     work = _open_work(output, settings, datasets, restart)
     fit = _fit(network, recipe, ground, settings, work, device, progress)

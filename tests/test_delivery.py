@@ -1,0 +1,107 @@
+"""Laws of delivery: all that was asked for or nothing; a stop loses nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+from networks_for_tests import brightness_model
+from worlds import write_raster
+
+from gimseg import delivery
+from gimseg.delivery import default_outputs, deliver
+from gimseg.errors import OutputError
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """Bright squares on dark ground, 96 x 120 px."""
+    values = np.full((96, 120), 10, np.uint8)
+    for row in range(8, 90, 20):
+        values[row : row + 8, row : row + 12] = 200
+    return write_raster(tmp_path / "image.tif", values)
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_endings_say_what_is_wanted(image: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    only_mask = deliver(image, brightness_model(), out / "m.tif")
+    assert only_mask.layers is None and names(out) == {"m.tif", "m.tif.aux.xml", "m.qml"}
+    only_layer = deliver(image, brightness_model(), out / "p.gpkg")
+    assert only_layer.mask is None and only_layer.layers and only_layer.layers.count == 5
+    assert names(out) == {"m.tif", "m.tif.aux.xml", "m.qml", "p.gpkg", "p.qml"}
+    frame = geopandas.read_file(out / "p.gpkg")
+    assert list(frame["area_m2"].round(0)) == pytest.approx([96] * 5, rel=0.01) and set(frame["class"]) == {"bright"}
+
+
+def test_a_stop_between_mask_and_polygons_loses_nothing(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    wanted = [out / "m.tif", out / "m.shp"]
+
+    def stop(*args: object, **given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(delivery, "vectorize", stop)
+    with pytest.raises(KeyboardInterrupt):
+        deliver(image, brightness_model(), wanted)
+    assert all(name.startswith(".") for name in names(out))
+    monkeypatch.undo()
+    made = deliver(image, brightness_model(), wanted)
+    assert made.prediction.resumed == made.prediction.blocks and made.prediction.counts["bright"] == 5 * 96
+    deliver(image, brightness_model(), [tmp_path / "n.tif", tmp_path / "n.shp"])
+    for ending in ("tif", "shp", "dbf"):
+        assert (out / f"m.{ending}").read_bytes()[4:] == (tmp_path / f"n.{ending}").read_bytes()[4:]
+    assert not any(name.startswith(".") for name in names(out))
+
+
+def test_another_model_does_not_take_over_a_waiting_mask(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = [tmp_path / "m.tif", tmp_path / "m.gpkg"]
+    with monkeypatch.context() as patch:
+        patch.setattr(delivery, "vectorize", lambda *args, **given: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            deliver(image, brightness_model(), wanted)
+    made = deliver(image, brightness_model(250.0), wanted)
+    assert made.prediction.resumed == 0 and made.prediction.counts["bright"] == 0
+
+
+def test_what_cannot_be_written_is_told_before_any_work(image: Path, tmp_path: Path) -> None:
+    for outputs, told in (
+        ([tmp_path / "a.tif", tmp_path / "b.tif"], "one mask"),
+        ([tmp_path / "a.xyz"], "xyz"),
+        ([tmp_path / "no" / "a.tif"], "does not exist"),
+        ([image], "input"),
+    ):
+        with pytest.raises(OutputError, match=told):
+            deliver(image, brightness_model(), outputs)
+    assert names(tmp_path) == {"image.tif"}
+
+
+def test_an_area_of_interest_bounds_mask_and_polygons(image: Path, tmp_path: Path) -> None:
+    with rasterio.open(image) as raster:
+        left, top = raster.transform @ (0, 0), raster.transform @ (60, 96)
+        crs = raster.crs.to_wkt()
+    from shapely.geometry import box
+
+    area = box(left[0], top[1], top[0], left[1])
+    geopandas.GeoDataFrame(geometry=[area], crs=crs).to_crs("EPSG:4326").to_file(tmp_path / "aoi.geojson")
+    made = deliver(image, brightness_model(), [tmp_path / "m.tif", tmp_path / "p.fgb"], aoi=tmp_path / "aoi.geojson")
+    with rasterio.open(tmp_path / "m.tif") as mask:
+        values = mask.read(1)
+    assert (values[:, 61:] == 255).all() and (values[:, :59] != 255).all()
+    assert made.layers and made.layers.count == 3
+
+
+def test_default_outputs_lie_in_the_current_folder() -> None:
+    assert default_outputs("/images/big.vrt") == ("big_segments.tif", "big_segments.shp")
