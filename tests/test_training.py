@@ -68,7 +68,7 @@ def test_it_learns_a_scene_and_leaves_a_whole_folder(tmp_path: Path) -> None:
         assert (tmp_path / "model" / name).stat().st_size > 0
     assert len(list((tmp_path / "model" / "exemplars").glob("*_labels.tif"))) == 2
     assert not (tmp_path / "model.training").exists()
-    rows = list(csv.DictReader((tmp_path / "model" / "metrics.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "model" / "metrics.csv").read_text(encoding="utf-8").splitlines()))
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4]
     recipe = Model.load(tmp_path / "model").recipe
     assert recipe == model.recipe and recipe.stride == 8 and recipe.halo % 8 == 0
@@ -118,7 +118,7 @@ def test_a_killed_training_goes_on(tmp_path: Path) -> None:
         settings=replace(QUICK, epochs=epochs),
         progress=lambda task, done, total, unit, note="": seen.append(done) if task == "train" else None,
     )
-    rows = list(csv.DictReader((tmp_path / "model" / "metrics.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "model" / "metrics.csv").read_text(encoding="utf-8").splitlines()))
     assert [int(row["epoch"]) for row in rows] == list(range(1, epochs + 1))
     assert seen[0] > 1, "it started anew"
 
