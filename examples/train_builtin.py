@@ -32,7 +32,6 @@ RESOLUTION = 0.5
 SETTINGS = Settings(
     network="Unet",
     encoder="tu-resnet18",
-    network_options={"encoder_depth": 4, "decoder_channels": (128, 64, 32, 16)},
     loss="bce + dice",
     optimiser="adamw",
     learning_rate=2e-3,

@@ -19,7 +19,14 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace outpu
 quiet_option = click.option("--quiet", is_flag=True, help="Say nothing but errors.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class PipelineOrder(click.Group):
+    """A group that lists its commands in the order in which they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=PipelineOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="gimseg")
 def cli() -> None:
     """Polygons of buildings, fields, trees or solar panels from large georeferenced images."""
@@ -32,7 +39,7 @@ def cli() -> None:
 @overwrite_option
 @quiet_option
 def demo(folder: str, seed: int, device: str, overwrite: bool, quiet: bool) -> None:
-    """Make two aerial scenes, learn one, predict the other; leave all of it in FOLDER."""
+    """Learn one synthetic scene, predict another; leave it all in FOLDER."""
     from gimseg.demo import run_demo
 
     click.echo(run_demo(folder, seed=seed, device=device, overwrite=overwrite, progress=_progress(quiet)).text())
@@ -44,7 +51,7 @@ def demo(folder: str, seed: int, device: str, overwrite: bool, quiet: bool) -> N
 @overwrite_option
 @quiet_option
 def info(path: str, plot: str | None, overwrite: bool, quiet: bool) -> None:
-    """Tell what a dataset file (.toml), a raster or a model folder holds."""
+    """Tell what a dataset file, a raster or a model holds."""
     from gimseg.info import describe
 
     click.echo(describe(path, plot=plot, overwrite=overwrite, progress=_progress(quiet)))
@@ -95,7 +102,10 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def train(
     dataset_file: str, output: str, device: str, restart: bool, overwrite: bool, quiet: bool, **given: Any
 ) -> None:
-    """Train a network on the datasets of DATASET_FILE (.toml). Started again, it goes on."""
+    """Train a network on DATASET_FILE (.toml).
+
+    A training that was stopped goes on when it is started again in the same way.
+    """
     from gimseg.datasets import read_datasets
     from gimseg.training import Settings
     from gimseg.training import train as run
@@ -127,7 +137,7 @@ def train(
 @overwrite_option
 @quiet_option
 def evaluate(dataset_file: str, model: str, mask: tuple[str, ...], overwrite: bool, quiet: bool, **given: Any) -> None:
-    """Score a model, or ready masks, against the ground truth of DATASET_FILE (.toml)."""
+    """Score a model or masks against DATASET_FILE (.toml)."""
     from gimseg.datasets import read_datasets
     from gimseg.evaluation import evaluate as run
 
@@ -159,12 +169,20 @@ def evaluate(dataset_file: str, model: str, mask: tuple[str, ...], overwrite: bo
 @overwrite_option
 @quiet_option
 def predict(raster: str, model: str, output: tuple[str, ...], quiet: bool, **given: Any) -> None:
-    """Segment RASTER: a mask and its polygons. Started again after a stop, it goes on."""
+    """Segment RASTER: a mask and its polygons.
+
+    A run that was stopped goes on when it is started again in the same way.
+    """
     from gimseg.delivery import deliver
 
     given["bands"] = _numbers(given["bands"])
     given["nodata"] = _nodata(given["nodata"])
-    done = deliver(raster, model, output, progress=_progress(quiet), **given)
+
+    def tell(text: str) -> None:
+        if not quiet:
+            click.echo(text, err=True)
+
+    done = deliver(raster, model, output, progress=_progress(quiet), tell=tell, **given)
     if not quiet:
         click.echo(done.text())
 

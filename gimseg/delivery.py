@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,7 @@ def deliver(
     device: str = "auto",
     precision: str = "auto",
     progress: Progress = silent,
+    tell: Callable[[str], object] | None = None,
     **options: Any,
 ) -> Delivery:
     """Segment a raster and write what the endings of the outputs ask for.
@@ -84,6 +85,7 @@ def deliver(
         device: see :class:`gimseg.inference.Predictor`.
         precision: see there.
         progress: told how far the work is.
+        tell: told, before the first window, what will happen.
         **options: see :func:`gimseg.inference.predict`.
 
     Raises:
@@ -101,7 +103,10 @@ def deliver(
         driver_of(path)
     predictor = Predictor(model, device=device, precision=precision)
     if not layers:
-        prediction = predictor.predict(raster, masks[0], progress=progress, **options)
+        plan = predictor.plan(raster, masks[0], **options)
+        if tell:
+            tell(plan.text())
+        prediction = predictor.run(plan, progress=progress)
         _style(predictor.model, masks[0])
         return Delivery(prediction, masks[0], None)
     # The mask waits in a hidden folder for its polygons, so that a run that is stopped
@@ -109,6 +114,8 @@ def deliver(
     name = (masks or [layers[0].with_suffix(".tif")])[0].name
     waiting = layers[0].parent / f".{layers[0].name}.waiting"
     plan = _plan(predictor, raster, waiting / name, options, min_area_m2)
+    if tell:
+        tell(plan.text())
     prediction = _finished(plan) or predictor.run(plan, progress=progress)
     made = vectorize(
         waiting / name,

@@ -92,7 +92,7 @@ def run_demo(
     *,
     seed: int = 1,
     size: int = 1536,
-    minutes: float = 1.2,
+    epochs: int = 6,
     device: str = "auto",
     overwrite: bool = False,
     progress: Progress = silent,
@@ -103,7 +103,7 @@ def run_demo(
         folder: to be made.
         seed: of the scene to learn; the other one has the next.
         size: side of the scenes, px of 0.3 m.
-        minutes: of training, at most.
+        epochs: of training, 50 steps each.
         device: ``auto``, ``cpu`` or ``cuda``.
         overwrite: the folder of an earlier demo may be replaced.
         progress: told how far each step is.
@@ -124,7 +124,8 @@ def run_demo(
     write_text(folder / "data.toml", _DATASETS)
     datasets = read_datasets(folder / "data.toml")
     learned, unseen = datasets
-    train(learned, folder / "model", settings=Settings(minutes=minutes), device=device, progress=progress)
+    settings = Settings(epochs=epochs, windows_per_epoch=400, window=192, averaging=0.97)
+    train(learned, folder / "model", settings=settings, device=device, progress=progress)
     outputs = [folder / "unseen_segments.tif", folder / "unseen_segments.shp"]
     made = deliver(
         folder / "unseen.tif",
@@ -173,7 +174,7 @@ def draw_overview(folder: Path, path: Path, demo: Demo) -> None:
     panels[2].imshow(_outcome(folder, unseen), extent=unseen_extent)
     panels[2].set_title(f"hits green, misses blue, false alarms red: IoU {demo.iou:.2f}", fontsize=12)
     for axes, frame in zip(panels, (extent, unseen_extent, unseen_extent), strict=True):
-        axes.set(xlim=frame[:2], ylim=frame[2:], xticks=[], yticks=[])
+        axes.set(xlim=frame[:2], ylim=frame[2:], xticks=[], yticks=[], xlabel="", ylabel="")
     figure.savefig(path, dpi=110, format="png")
 
 

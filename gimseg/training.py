@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,8 +59,9 @@ class Settings:
         network: architecture, by its name in segmentation-models-pytorch.
         encoder: encoder, by its name there (``tu-…``: timm).
         encoder_weights: pretrained weights of the encoder, or None for random ones.
-        network_options: further arguments of the architecture.
-        loss: sum of losses by name, as in ``0.5*bce + focal_tversky(exponent=0.75)``.
+        network_options: further arguments of the architecture; None: see :attr:`options`.
+        loss: sum of losses by name, as in ``0.5*bce + focal_tversky(exponent=0.75)``;
+            ``ce`` is ``bce`` where there is one class.
         optimiser: ``adam``, ``adamw`` or ``sgd``.
         learning_rate: the highest rate.
         weight_decay: decay of weights.
@@ -90,11 +91,11 @@ class Settings:
     network: str = "Unet"
     encoder: str = "tu-resnet18"
     encoder_weights: str | None = None
-    network_options: dict[str, Any] = field(default_factory=dict)
-    loss: str = "bce + focal_tversky"
+    network_options: Mapping[str, Any] | None = None
+    loss: str = "ce + dice"
     optimiser: str = "adamw"
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-3
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
     schedule: str = "cosine"
     warmup: float = 0.05
     averaging: float = 0.99
@@ -126,6 +127,17 @@ class Settings:
         if self.minutes is not None and not self.minutes > 0:
             raise TrainingError(f"minutes is {self.minutes}: it must be above 0")
         parse_loss(self.loss)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments of the architecture: as given, or for U-Nets depth 4 and a slim decoder.
+
+        With ResNet-18 these are 3.6 M weights instead of 14.3 M, and three times the speed.
+        """
+        if self.network_options is not None:
+            return dict(self.network_options)
+        slim = self.network.casefold() in ("unet", "unetplusplus")
+        return {"encoder_depth": 4, "decoder_channels": (128, 64, 32, 16)} if slim else {}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -188,7 +200,7 @@ def train(
         bands=len(recipe.bands),
         channels=recipe.legend.n_channels,
         weights=settings.encoder_weights,
-        **settings.network_options,
+        **settings.options,
     )
     check_window(network, settings.window, bands=len(recipe.bands), batch=settings.batch)
     recipe = replace(recipe, stride=network_stride(network))
@@ -459,7 +471,7 @@ def _finish(
     architecture = {
         "name": settings.network,
         "encoder": settings.encoder,
-        "options": dict(settings.network_options),
+        "options": settings.options,
     }
     model = Model(network, recipe, architecture, provenance, scores)
     folder = work / "model"
