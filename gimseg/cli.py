@@ -160,6 +160,7 @@ def evaluate(dataset_file: str, model: str, mask: tuple[str, ...], overwrite: bo
 @click.option("--bands", help="Bands of the raster to use, as 1,2,3. [default: those of the model]")
 @click.option("--nodata", help="Value that means no data, or auto for a border that nothing declares.")
 @click.option("--crs", help="CRS of a raster that has none.")
+@click.option("--vector-crs", help="CRS of an AoI layer that has none.")
 @click.option("--resolution", type=float, help="Metres per pixel. [default: the model's]")
 @click.option("--min-area", "min_area_m2", default=0.0, help="Drop polygons below this area, m².")
 @click.option("--simplify", "simplify_m", default=0.0, help="Simplify polygons within this tolerance, m.")

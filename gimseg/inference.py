@@ -279,7 +279,7 @@ def predict(
         precision: see :class:`Predictor`.
         progress: told how far the work is.
         **options: fields of :class:`gimseg.preflight.Options`: ``aoi``, ``bands``,
-            ``nodata``, ``crs``, ``resolution``, ``block_size``, ``overwrite``, ``restart``.
+            ``nodata``, ``crs``, ``vector_crs``, ``resolution``, ``block_size``, ``overwrite``, ``restart``.
 
     Returns:
         what was made.

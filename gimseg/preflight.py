@@ -41,6 +41,7 @@ class Options:
         bands: of the raster, from 1, in the model's order; None: those of the model.
         nodata: a value that marks invalid pixels, or ``"auto"``, see :func:`gimseg.rasters.open_raster`.
         crs: of a raster that has none.
+        vector_crs: of an AoI layer that has none, or a wrong one.
         resolution: metres per pixel; None: the model's.
         block_size: side of a block, px: memory grows with it, the result does not change.
         overwrite: an existing output may be replaced.
@@ -51,6 +52,7 @@ class Options:
     bands: Sequence[int] | None = None
     nodata: float | Literal["auto"] | None = None
     crs: Any = None
+    vector_crs: str | None = None
     resolution: float | None = None
     block_size: int = 2048
     overwrite: bool = False
@@ -179,7 +181,7 @@ def plan_prediction(
         lattice=lattice,
         blocks=tuple(plan_blocks(lattice, options.block_size)),
         legend=recipe.legend,
-        aoi=_open_aoi(options.aoi, geobox),
+        aoi=_open_aoi(options, geobox),
         identity=_identity(opened, model, fingerprint, engine, options),
         options=options,
         notes=(*opened.notes, *notes),
@@ -246,10 +248,11 @@ def plan_lattice(shape: tuple[int, int], model: Model) -> Lattice:
     return Lattice(shape, recipe.window, recipe.halo, recipe.stride, smallest=recipe.window)
 
 
-def _open_aoi(path: str | os.PathLike[str] | None, geobox: GeoBox) -> Shapes | None:
+def _open_aoi(options: Options, geobox: GeoBox) -> Shapes | None:
+    path = options.aoi
     if path is None:
         return None
-    layer = open_layer(path)
+    layer = open_layer(path, crs=options.vector_crs)
     check_overlap(layer, geobox)
     shapes = layer.shapes(geobox)
     if shapes.partial or not len(shapes):
@@ -270,6 +273,7 @@ def _identity(
         "bands": list(raster.bands),
         "nodata": options.nodata,
         "crs": None if options.crs is None else str(options.crs),
+        "vector_crs": options.vector_crs,
         "resolution": options.resolution,
         "block_size": options.block_size,
         "aoi": None if options.aoi is None else content_identity(options.aoi),

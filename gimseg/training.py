@@ -167,7 +167,7 @@ def train(
     Args:
         datasets: images and ground truth.
         output: folder of the model; while training, ``<output>.training`` beside it holds
-            ``metrics.csv``, ``curves.png`` and the state to go on from.
+            ``metrics.csv`` and the state to go on from.
         settings: network, loss, rates and so on.
         device: ``auto``, ``cpu``, ``cuda``.
         overwrite: replace a model that is there.
