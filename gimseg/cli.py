@@ -64,7 +64,7 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ("--encoder", str, "Its encoder; tu-NAME for one of timm."),
         ("--encoder-weights", str, "Pretrained weights of the encoder, as imagenet; none: random."),
         ("--loss", str, 'Losses by name and their sums, as "0.5*bce + focal_tversky".'),
-        ("--optimiser", click.Choice(["adamw", "adam", "sgd"]), "Optimiser."),
+        ("--optimiser", click.Choice(["muon", "adamw", "adam", "sgd"]), "Optimiser."),
         ("--learning-rate", float, "Highest learning rate."),
         (
             "--schedule",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from gimseg.datasets import Sample
 from gimseg.losses import Loss
 from gimseg.metrics import Confusion
+from gimseg.optimisers import OPTIMISERS
 from gimseg.progress import Progress
 from gimseg.torchvision_ops import declare_missing_operators
 
@@ -24,11 +25,6 @@ declare_missing_operators()
 from lightning.pytorch import Callback, LightningModule, Trainer  # noqa: E402
 
 SCHEDULES = ("one_cycle", "cosine", "step", "plateau", "constant")
-OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "sgd": lambda parameters, **given: torch.optim.SGD(parameters, momentum=0.9, nesterov=True, **given),
-}
 
 
 def schedule_factor(name: str, share: float, warmup: float) -> float:

@@ -31,11 +31,12 @@ from gimseg.datasets import (
     Sample,
 )
 from gimseg.errors import DatasetError, OutputError, ResumeError, TrainingError
-from gimseg.fitting import OPTIMISERS, SCHEDULES, Fit, Report, draw_history, write_history
+from gimseg.fitting import SCHEDULES, Fit, Report, draw_history, write_history
 from gimseg.labelled_scenes import LabelledScene
 from gimseg.legend import UNLABELLED
 from gimseg.losses import parse_loss
 from gimseg.models import Model, Recipe, build_network, check_window, measure_halo, network_stride
+from gimseg.optimisers import OPTIMISERS
 from gimseg.outputs import check_writable
 from gimseg.progress import Progress, silent
 from gimseg.rasters import Pixels, write_part
@@ -62,7 +63,7 @@ class Settings:
         network_options: further arguments of the architecture; None: see :attr:`options`.
         loss: sum of losses by name, as in ``0.5*bce + focal_tversky(exponent=0.75)``;
             ``ce`` is ``bce`` where there is one class.
-        optimiser: ``adam``, ``adamw`` or ``sgd``.
+        optimiser: ``muon``, ``adamw``, ``adam`` or ``sgd``.
         learning_rate: the highest rate.
         weight_decay: decay of weights.
         schedule: ``one_cycle``, ``cosine``, ``step``, ``plateau`` or ``constant``.

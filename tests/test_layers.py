@@ -43,6 +43,7 @@ LAYERS = (
     "recipes",
     "reach",
     "models",
+    "optimisers",
     "fitting",
     "training",
     "parts",

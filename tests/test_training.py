@@ -136,7 +136,7 @@ def test_schedules_stay_in_range(schedule: str) -> None:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("optimiser", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("optimiser", ["muon", "adam", "adamw", "sgd"])
 def test_optimisers_and_schedules_run(tmp_path: Path, schedule: str, optimiser: str) -> None:
     if (schedule == "plateau") != (optimiser == "sgd") and schedule != "step":
         pytest.skip("each optimiser and each schedule once is enough")

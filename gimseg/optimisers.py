@@ -1,0 +1,103 @@
+"""Optimisers by name: torch's, and Muon, which needs fewest steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose matrices are made orthogonal, for the weights of convolutions.
+
+    Each output channel's kernel is a row of a matrix; the update is the orthogonal
+    matrix nearest to the momentum's, so that rare directions move as fast as common
+    ones. Weights that are no matrices (normalisation, biases) and those of a single
+    output channel are left to AdamW's rule, with the same rate.
+
+    Args:
+        parameters: of the network.
+        lr: rate, as AdamW's: updates are scaled to AdamW's root mean square.
+        weight_decay: decoupled decay of the matrices.
+        momentum: of the gradient, Nesterov's.
+
+    Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; the scale
+    0.2·√max(rows, columns): Liu et al. 2025, arXiv 2502.16982. torch.optim.Muon takes
+    no convolutions.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.95
+    ) -> None:
+        given = list(parameters)
+        matrices = [weight for weight in given if weight.ndim > 1 and weight.shape[0] > 1]
+        others = [weight for weight in given if weight.ndim <= 1 or weight.shape[0] == 1]
+        groups = [
+            {"params": matrices, "matrices": True, "weight_decay": weight_decay},
+            {"params": others, "matrices": False, "weight_decay": 0.0},
+        ]
+        super().__init__([group for group in groups if group["params"]], {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One step; `closure`, if given, computes the loss and its gradients first."""
+        with torch.enable_grad():
+            loss = closure() if closure is not None else None
+        for group in self.param_groups:
+            move = self._move_matrix if group["matrices"] else self._move_other
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    weight.mul_(1 - group["lr"] * group["weight_decay"])
+                    move(weight, self.state[weight], group)
+        return loss
+
+    @staticmethod
+    def _move_matrix(weight: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        momentum = state.setdefault("momentum", torch.zeros_like(weight))
+        momentum.lerp_(weight.grad, 1 - group["momentum"])
+        direction = weight.grad.lerp(momentum, group["momentum"]).flatten(1)  # type: ignore[union-attr]
+        scale = 0.2 * math.sqrt(max(direction.shape))
+        weight.add_(orthogonalised(direction).reshape(weight.shape), alpha=-group["lr"] * scale)
+
+    @staticmethod
+    def _move_other(weight: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        first = state.setdefault("first", torch.zeros_like(weight))
+        second = state.setdefault("second", torch.zeros_like(weight))
+        state["steps"] = steps = state.get("steps", 0) + 1
+        first.lerp_(weight.grad, 0.1)
+        second.lerp_(weight.grad.square(), 0.001)  # type: ignore[union-attr]
+        mean, deviation = first / (1 - 0.9**steps), (second / (1 - 0.999**steps)).sqrt()
+        weight.add_(mean / (deviation + 1e-8), alpha=-group["lr"])
+
+
+def orthogonalised(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
+    """The matrix with its singular values brought to about 1 (0.7 to 1.2) by Newton-Schulz iteration.
+
+    Args:
+        matrix: (rows, columns).
+        steps: of the iteration.
+
+    Returns:
+        float32 of the same shape.
+    """
+    wide = matrix.shape[0] <= matrix.shape[1]
+    now = (matrix if wide else matrix.T).float()
+    now = now / (now.norm() + 1e-7)
+    a, b, c = _NEWTON_SCHULZ
+    for _ in range(steps):
+        gram = now @ now.T
+        now = a * now + (b * gram + c * gram @ gram) @ now
+    return now if wide else now.T
+
+
+OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "muon": Muon,
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": lambda parameters, **given: torch.optim.SGD(parameters, momentum=0.9, nesterov=True, **given),
+}
