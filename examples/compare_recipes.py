@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
-from train_builtin import LEARNED, SETTINGS, SHIFTS_M, UNSEEN, sites
+from train_builtin import LEARNED, SETTINGS, UNSEEN, sites
 
 from gimseg import evaluate, train
 from gimseg.augmentation import Augmentation
@@ -22,11 +22,12 @@ STRONG = replace(
 FLIPS = Augmentation.geometry_only(scale=(1.0, 1.0))
 
 RECIPES = {
-    "as it is: 0.5 m, mild colour, any angle, bce + dice, Nairobi moved": {},
+    "as it is: 0.5 m, mild colour, any angle, bce + dice, Nairobi moved, muon": {},
+    "adamw": {"optimiser": "adamw"},
     "strong colour": {"augmentation": STRONG},
     "flips and right angles only": {"augmentation": FLIPS},
     "bce + focal_tversky": {"loss": "bce + focal_tversky"},
-    "Nairobi as drawn": {"shifts_m": None},
+    "Nairobi as drawn": {"moved": False},
     "0.3 m": {"resolution": 0.3},
 }
 
@@ -49,16 +50,16 @@ def main(folder: Path, output: Path, steps: int, only: str | None) -> None:
 def compare(folder: Path, name: str, changes: dict, steps: int) -> str:
     """One row of the table."""
     started = time.monotonic()
-    shifts_m = changes.pop("shifts_m", SHIFTS_M)
+    moved = changes.pop("moved", True)
     resolution = changes.pop("resolution", 0.5)
     epochs = 4
     settings = replace(SETTINGS, epochs=epochs, windows_per_epoch=steps * SETTINGS.batch // epochs, averaging=0.99)
     with tempfile.TemporaryDirectory() as work:
         place = Path(work)
-        learned = sites(folder, place, *LEARNED, resolution=resolution, shifts_m=shifts_m)
+        learned = sites(folder, LEARNED, resolution, place if moved else None)
         model = train(learned, place / "model", settings=replace(settings, **changes))
         minutes = (time.monotonic() - started) / 60
-        scores = evaluate(model, sites(folder, place, UNSEEN, resolution=resolution))
+        scores = evaluate(model, sites(folder, [UNSEEN], resolution))
     ious = [scores.of_split().iou[1], *(row.confusion.iou[1] for row in scores.rows)]
     return f"| {name} | {' | '.join(f'{iou:.3f}' for iou in ious)} | {minutes:.1f} |"
 
