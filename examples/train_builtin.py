@@ -41,14 +41,15 @@ SETTINGS = Settings(
     warmup=0.1,
     averaging=0.995,
     epochs=60,
-    windows_per_epoch=1600,
+    windows_per_epoch=2400,
     window=192,
-    batch=8,
+    batch=12,
     object_share=0.5,
     # All ground of the learned sites is learned from: the score is that of another site.
     val_share=0.0,
+    # Strong geometry, mild colour: see the comparison in docs/builtin-model.md.
     augmentation=Augmentation(
-        scale=(0.65, 1.5), rotation=180, contrast=0.35, brightness=0.5, saturation=0.5, gamma=0.4
+        scale=(0.65, 1.5), rotation=180, contrast=0.22, brightness=0.35, saturation=0.3, gamma=0.2, grey=0.0
     ),
     exemplars=0,
 )
