@@ -94,11 +94,11 @@ class Settings:
     encoder_weights: str | None = None
     network_options: Mapping[str, Any] | None = None
     loss: str = "ce + dice"
-    optimiser: str = "adamw"
+    optimiser: str = "muon"
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
     schedule: str = "cosine"
-    warmup: float = 0.05
+    warmup: float = 0.1
     averaging: float = 0.99
     epochs: int = 30
     windows_per_epoch: int = 320
@@ -122,9 +122,11 @@ class Settings:
         for name in ("epochs", "windows_per_epoch", "window", "batch", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise TrainingError(f"{name} is {getattr(self, name)}: it must be above 0")
-        for name in ("warmup", "averaging", "object_share", "val_share"):
-            if not 0 <= getattr(self, name) < 1 and name != "object_share":
+        for name in ("warmup", "averaging", "val_share"):
+            if not 0 <= getattr(self, name) < 1:
                 raise TrainingError(f"{name} is {getattr(self, name)}: it must be at least 0 and below 1")
+        if not 0 <= self.object_share <= 1:
+            raise TrainingError(f"object_share is {self.object_share}: it must be 0 to 1")
         if self.minutes is not None and not self.minutes > 0:
             raise TrainingError(f"minutes is {self.minutes}: it must be above 0")
         parse_loss(self.loss)
