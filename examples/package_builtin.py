@@ -62,7 +62,8 @@ Train a model of your own as soon as you have outlines of your own: `gimseg trai
 
 ## Made by
 
-`examples/train_builtin.py` and `examples/package_builtin.py` of gimseg {version}, in {minutes:.0f} minutes on two cores.
+`examples/train_builtin.py` and `examples/package_builtin.py` of gimseg {version}, in {minutes:.0f} minutes on two
+cores.
 """
 
 

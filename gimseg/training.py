@@ -420,9 +420,13 @@ def _fit(
     )
     windows = _Windows(recipe, ground, settings)
     last = work / "last.ckpt"
-    trainer.fit(fit, datamodule=windows, ckpt_path=str(last) if last.exists() else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    try:
+        trainer.fit(fit, datamodule=windows, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    except SystemExit:
+        # Lightning ends the process on Ctrl-C; what ends a process is the command's to say.
+        if not trainer.interrupted:
+            raise
+        raise KeyboardInterrupt from None
     return fit
 
 

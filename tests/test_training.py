@@ -135,11 +135,11 @@ def test_schedules_stay_in_range(schedule: str) -> None:
     assert schedule in ("constant", "plateau") or factors[-1] < 0.1
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("optimiser", ["muon", "adam", "adamw", "sgd"])
+@pytest.mark.parametrize(
+    ("optimiser", "schedule"),
+    [("muon", "cosine"), ("adam", "one_cycle"), ("adamw", "step"), ("sgd", "plateau"), ("adamw", "constant")],
+)
 def test_optimisers_and_schedules_run(tmp_path: Path, schedule: str, optimiser: str) -> None:
-    if (schedule == "plateau") != (optimiser == "sgd") and schedule != "step":
-        pytest.skip("each optimiser and each schedule once is enough")
     settings = replace(QUICK, epochs=2, windows_per_epoch=8, schedule=schedule, optimiser=optimiser, exemplars=0)
     assert train(squares_world(tmp_path), tmp_path / "m", settings=settings).recipe.window >= 64
 
