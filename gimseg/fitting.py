@@ -16,48 +16,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from gimseg.datasets import Sample
 from gimseg.losses import Loss
 from gimseg.metrics import Confusion
-from gimseg.optimisers import OPTIMISERS
+from gimseg.optimisers import OPTIMISERS, schedule_factor
 from gimseg.progress import Progress
+from gimseg.settings import Settings
 from gimseg.torchvision_ops import declare_missing_operators
 
 declare_missing_operators()
 
 from lightning.pytorch import Callback, LightningModule, Trainer  # noqa: E402
-
-SCHEDULES = ("one_cycle", "cosine", "step", "plateau", "constant")
-
-
-def schedule_factor(name: str, share: float, warmup: float) -> float:
-    """What the highest learning rate is multiplied with.
-
-    Args:
-        name: one of ``SCHEDULES``; ``plateau`` is ``constant`` here, its steps come
-            from the validation score.
-        share: how much of the training is over, 0 to 1.
-        warmup: share in which the rate rises linearly from a hundredth.
-
-    Returns:
-        0.0001 to 1.
-
-    Example:
-        >>> [round(schedule_factor("cosine", share, 0.1), 3) for share in (0, 0.1, 0.55, 1)]
-        [0.01, 1.0, 0.5, 0.0]
-        >>> [round(schedule_factor("step", share, 0), 2) for share in (0.2, 0.4, 0.7, 0.95)]
-        [1.0, 0.3, 0.09, 0.03]
-
-    Source: one_cycle rises for at least a quarter: Smith & Topin 2018, arXiv
-    1708.07120; cosine: Loshchilov & Hutter 2017, arXiv 1608.03983.
-    """
-    share = min(max(share, 0.0), 1.0)
-    warmup = max(warmup, 0.25) if name == "one_cycle" else warmup
-    if share < warmup:
-        return 0.01 + 0.99 * share / warmup
-    rest = (share - warmup) / (1 - warmup) if warmup < 1 else 1.0
-    if name in ("one_cycle", "cosine"):
-        return max(1e-4, 0.5 * (1 + math.cos(math.pi * rest)))
-    if name == "step":
-        return float(0.3 ** sum(rest >= bound for bound in (1 / 3, 2 / 3, 0.9)))
-    return 1.0
 
 
 class Fit(LightningModule):
@@ -66,14 +32,14 @@ class Fit(LightningModule):
     Args:
         network: takes float32 (N, bands, rows, cols), gives logits (N, channels, rows, cols).
         loss: takes logits and labels.
-        settings: a :class:`gimseg.training.Settings`.
+        settings: rates, schedule and so on.
         steps: number of batches of the whole training.
         classes: number of classes with the background.
         log: CSV file that gets a row an epoch.
     """
 
     def __init__(
-        self, network: torch.nn.Module, loss: Loss, settings: Any, steps: int, classes: int, log: Path
+        self, network: torch.nn.Module, loss: Loss, settings: Settings, steps: int, classes: int, log: Path
     ) -> None:
         super().__init__()
         self.network = network

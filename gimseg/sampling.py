@@ -194,9 +194,8 @@ class WindowSampler:
         window: side, px.
         object_share: share of the windows whose centre lies near an object, 0 to 1; the
             others are drawn evenly from all labelled ground.
-
-    Of several datasets each is drawn in proportion to the square root of its ground, so
-    that a large one does not drown a small one.
+        balance: 0 draws from each dataset in proportion to its ground, 1 from all
+            datasets alike; between, a large one drowns a small one less.
 
     Raises:
         DatasetError: there is no labelled pixel.
@@ -205,6 +204,7 @@ class WindowSampler:
     surveys: tuple[Survey, ...]
     window: int
     object_share: float = 0.5
+    balance: float = 0.5
 
     def __post_init__(self) -> None:
         if not any(item.labelled.any() for item in self.surveys):
@@ -218,8 +218,8 @@ class WindowSampler:
         """`count` windows; the same seed draws the same."""
         rng = np.random.default_rng(seed)
         tags = [item.scene.tag for item in self.surveys]
-        even = _choices([item.labelled for item in self.surveys], tags)
-        near = _choices([item.objects > 0 for item in self.surveys], tags)
+        even = _choices([item.labelled for item in self.surveys], tags, self.balance)
+        near = _choices([item.objects > 0 for item in self.surveys], tags, self.balance)
         requests = []
         for index in range(count):
             scenes, cells, cumulated = near if len(near[0]) and rng.random() < self.object_share else even
@@ -238,7 +238,9 @@ class WindowSampler:
         return min(max(centre, half), size - half) if size > self.window else size // 2
 
 
-def _choices(planes: Sequence[np.ndarray], tags: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _choices(
+    planes: Sequence[np.ndarray], tags: Sequence[str], balance: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scene numbers, cells and cumulated weights of all cells with weight."""
     totals = {tag: sum(float(plane.sum()) for plane, of in zip(planes, tags, strict=True) if of == tag) for tag in tags}
     scenes, cells, weights = [], [], []
@@ -246,7 +248,7 @@ def _choices(planes: Sequence[np.ndarray], tags: Sequence[str]) -> tuple[np.ndar
         found = np.argwhere(plane)
         scenes.append(np.full(len(found), number))
         cells.append(found)
-        weights.append(plane[plane > 0] / math.sqrt(max(totals[tag], 1.0)))
+        weights.append(plane[plane > 0] / max(totals[tag], 1.0) ** balance)
     return np.concatenate(scenes), np.concatenate(cells), np.cumsum(np.concatenate(weights))
 
 

@@ -44,6 +44,7 @@ LAYERS = (
     "reach",
     "models",
     "optimisers",
+    "settings",
     "fitting",
     "training",
     "parts",

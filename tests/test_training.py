@@ -20,7 +20,7 @@ from worlds import TOP_LEFT, UTM, write_raster
 
 from gimseg import Dataset, Model, evaluate, train
 from gimseg.errors import DatasetError, ModelError, OutputError, ResumeError, TrainingError
-from gimseg.fitting import SCHEDULES, schedule_factor
+from gimseg.optimisers import SCHEDULES, schedule_factor
 from gimseg.training import Settings
 
 LEFT, TOP = TOP_LEFT
