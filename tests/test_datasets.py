@@ -234,6 +234,17 @@ def test_sampler_is_deterministic_and_stays_on_labelled_ground(world: Path) -> N
         assert (scene.read_labels(roi) != 255).any()
 
 
+@pytest.mark.parametrize(("balance", "share"), [(0.0, 0.1), (0.5, 0.25), (1.0, 0.5)])
+def test_balance_keeps_a_small_dataset_from_drowning(tmp_path: Path, balance: float, share: float) -> None:
+    surveys = []
+    for name, rows in (("small", 64), ("large", 576)):
+        write_raster(tmp_path / f"{name}.tif", noise((1, rows, 128)))
+        layer(tmp_path / f"{name}.gpkg", [square(10, 10, 20)])
+        surveys += [survey(*Dataset(name, 1.0, [tmp_path / f"{name}.tif"], [tmp_path / f"{name}.gpkg"]).scenes())]
+    requests = WindowSampler(tuple(surveys), 32, object_share=0.0, balance=balance).draw(800, seed=1)
+    assert sum(request.scene == 0 for request in requests) / 800 == pytest.approx(share, abs=0.06)
+
+
 def test_covering_windows_see_each_labelled_pixel_once(world: Path) -> None:
     (scene,) = dataset(world).scenes()
     seen = np.zeros((192, 192), int)
