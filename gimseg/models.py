@@ -109,6 +109,8 @@ class Model:
             stage.mkdir()
             save_file(tensors, stage / _WEIGHTS, metadata={"format": "pt"})
             _write_json(stage / _CONFIG, self._config())
+            # safetensors makes files that nobody else may read.
+            (stage / _WEIGHTS).chmod((stage / _CONFIG).stat().st_mode)
             _write_json(stage / _VALUES, self._values())
             (stage / _CARD).write_text(card or render_card(self), encoding="utf-8")
             load_file(stage / _WEIGHTS)
