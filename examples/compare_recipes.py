@@ -1,6 +1,6 @@
 """Compare recipes for the built-in model: the same few steps of each, scored on a site never seen.
 
-python examples/compare_recipes.py FOLDER -o comparison.md --steps 250
+python examples/compare_recipes.py FOLDER -o comparison.md --steps 200
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ FLIPS = Augmentation.geometry_only(scale=(1.0, 1.0))
 
 RECIPES = {
     "as it is: 0.3 m, muon, bce + focal_tversky, Nairobi moved": {},
-    "adamw": {"optimiser": "adamw"},
     "bce + dice": {"loss": "bce + dice"},
-    "0.5 m": {"resolution": 0.5},
-    "flips and right angles only": {"augmentation": FLIPS},
     "any angle, strong colour": {"augmentation": STRONG},
+    "0.5 m": {"resolution": 0.5},
+    "adamw": {"optimiser": "adamw"},
+    "flips and right angles only": {"augmentation": FLIPS},
     "Nairobi as drawn": {"moved": False},
 }
 
@@ -35,7 +35,7 @@ RECIPES = {
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Markdown table to write.")
-@click.option("--steps", default=250, show_default=True, help="Steps of each recipe.")
+@click.option("--steps", default=200, show_default=True, help="Steps of each recipe.")
 @click.option("--only", help="Only the recipe of this name.")
 def main(folder: Path, output: Path, steps: int, only: str | None) -> None:
     """Train each recipe on three sites of FOLDER, score it on the fourth."""
