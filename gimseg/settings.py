@@ -102,7 +102,7 @@ class Settings:
     def options(self) -> dict[str, Any]:
         """Arguments of the architecture: as given, or for U-Nets depth 4 and a slim decoder.
 
-        With ResNet-18 these are 3.6 M weights instead of 14.3 M, and three times the speed.
+        With ResNet-18 these are 3.6 M weights instead of 14.3 M.
         """
         if self.network_options is not None:
             return dict(self.network_options)
