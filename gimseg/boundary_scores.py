@@ -50,7 +50,8 @@ class BoundaryTable:
         """The empty table."""
         if not reach_m > 0:
             raise LossError(f"reach_m is {reach_m}: a distance above 0 m is needed")
-        return cls(reach_m, *(np.zeros(STEPS + 1, np.int64) for _ in range(2)), np.zeros((STEPS, 3), np.int64))
+        predicted, true = np.zeros((2, STEPS + 1), np.int64)
+        return cls(reach_m, predicted, true, np.zeros((STEPS, 3), np.int64))
 
     @classmethod
     def of(

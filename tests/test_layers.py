@@ -42,6 +42,8 @@ LAYERS = (
     "intervals",
     "tiling",
     "stitching",
+    "smoothing",
+    "morphology",
     "refinement",
     "networks",
     "recipes",
