@@ -101,11 +101,14 @@ class _ProbabilityStep:
 
 @dataclass(frozen=True)
 class Tv(_ProbabilityStep):
+    """Total-variation denoising, see :func:`gimseg.smoothing.total_variation`."""
+
     weight: Amount
     iterations: Amount = Amount(30)
     units: ClassVar[dict[str, tuple[str, ...]]] = {"weight": ("",), "iterations": ("",)}
 
     def margin(self, pixel_m: Sides) -> int:
+        """Pixels around a region that its result depends on."""
         return int(self.iterations.value) + 1
 
     def __call__(self, planes: Planes, ground: Ground) -> Planes:
@@ -115,11 +118,14 @@ class Tv(_ProbabilityStep):
 
 @dataclass(frozen=True)
 class Guided(_ProbabilityStep):
+    """Probabilities follow the edges of the image, see :func:`gimseg.smoothing.guided`."""
+
     radius: Amount
     softness: Amount = Amount(0.3)
     units: ClassVar[dict[str, tuple[str, ...]]] = {"radius": ("m", "px"), "softness": ("",)}
 
     def margin(self, pixel_m: Sides) -> int:
+        """Pixels around a region that its result depends on."""
         return 2 * max(1, self.radius.pixels(pixel_m))
 
     def __call__(self, planes: Planes, ground: Ground) -> Planes:
@@ -132,12 +138,15 @@ class Guided(_ProbabilityStep):
 
 @dataclass(frozen=True)
 class Hysteresis:
+    """Above `low`, if connected within `reach` with what is above `high`; for one class."""
+
     low: Amount
     high: Amount
     reach: Amount = Amount(10, "m")
     units: ClassVar[dict[str, tuple[str, ...]]] = {"low": ("",), "high": ("",), "reach": ("m", "px")}
 
     def margin(self, pixel_m: Sides) -> int:
+        """Pixels around a region that its result depends on."""
         return self.reach.pixels(pixel_m)
 
     def __call__(self, planes: Planes, ground: Ground) -> Mask:
@@ -156,6 +165,7 @@ class _BrushStep:
     passes: ClassVar[int]
 
     def margin(self, pixel_m: Sides) -> int:
+        """Pixels around a region that its result depends on."""
         return self.passes * self.radius.pixels(pixel_m)
 
     def __call__(self, mask: Mask, ground: Ground) -> Mask:
@@ -163,14 +173,20 @@ class _BrushStep:
 
 
 class Open(_BrushStep):
+    """See :func:`gimseg.morphology.opened`."""
+
     work, passes = _Brushed(opened), 2
 
 
 class Close(_BrushStep):
+    """See :func:`gimseg.morphology.closed`."""
+
     work, passes = _Brushed(closed), 2
 
 
 class Majority(_BrushStep):
+    """See :func:`gimseg.morphology.majority`."""
+
     work, passes = _Brushed(majority), 1
 
 
@@ -181,6 +197,7 @@ class _AreaStep:
     work: ClassVar[_Sized]
 
     def margin(self, pixel_m: Sides) -> int:
+        """Pixels around a region that its result depends on."""
         # A region of fewer pixels than that, one beside the other, goes no further.
         return self.area.pixels(pixel_m) + 1
 
@@ -189,10 +206,14 @@ class _AreaStep:
 
 
 class Drop(_AreaStep):
+    """See :func:`gimseg.morphology.without_small`."""
+
     work = _Sized(without_small)
 
 
 class Fill(_AreaStep):
+    """See :func:`gimseg.morphology.filled`."""
+
     work = _Sized(filled)
 
 
