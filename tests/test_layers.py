@@ -31,7 +31,7 @@ LAYERS = (
     "painting",
     "scenes",
     "labelled_scenes",
-    "windows",
+    "labelled_windows",
     "datasets",
     "sampling",
     "colours",
