@@ -44,7 +44,7 @@ LAYERS = (
     "intervals",
     "tiling",
     "stitching",
-    "smoothing",
+    "probability_filters",
     "morphology",
     "refinement",
     "networks",
