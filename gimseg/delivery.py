@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import rasterio
 
+from gimseg.assembly import RUN_TAG, name_counts
 from gimseg.errors import GimsegError, GridError, OutputError
-from gimseg.inference import RUN_TAG, Prediction, Predictor, name_counts
+from gimseg.inference import Prediction, Predictor
 from gimseg.models import Model
 from gimseg.outputs import check_outputs, move_family
 from gimseg.preflight import Plan

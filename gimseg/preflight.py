@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from gimseg.models import Model
 from gimseg.networks import takes_window
 from gimseg.outputs import check_outputs
 from gimseg.parts import content_identity, file_identity
+from gimseg.products import Products
 from gimseg.raster_files import DRIVERS, check_file, open_dataset
 from gimseg.rasters import Raster, RasterView, metres_per_unit, open_raster
 from gimseg.recipes import Recipe
@@ -44,6 +45,7 @@ class Options:
         vector_crs: of an AoI layer that has none, or a wrong one.
         resolution: metres per pixel; None: the model's.
         block_size: side of a block, px: memory grows with it, the result does not change.
+        products: what is kept of each pixel.
         overwrite: an existing output may be replaced.
         restart: throw away the finished blocks of an earlier run.
     """
@@ -55,6 +57,7 @@ class Options:
     vector_crs: str | None = None
     resolution: float | None = None
     block_size: int = 2048
+    products: Products = field(default_factory=Products)
     overwrite: bool = False
     restart: bool = False
 
@@ -103,6 +106,11 @@ class Plan:
         # The block size pins the parts, not the mask.
         pinned = {name: value for name, value in self.identity.items() if name != "block_size"}
         return hashlib.sha256(json.dumps(pinned, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    @property
+    def planes(self) -> int:
+        """Bytes that are kept of each pixel."""
+        return len(self.options.products.planes(self.legend))
 
     @property
     def windows(self) -> int:
@@ -159,7 +167,7 @@ def plan_prediction(
         output: the mask.
         model: that predicts.
         fingerprint: of the model.
-        engine: what else results depend on: device, precision.
+        engine: what else results depend on: device, backend, batch.
         options: see there.
 
     Raises:
@@ -276,6 +284,7 @@ def _identity(
         "vector_crs": options.vector_crs,
         "resolution": options.resolution,
         "block_size": options.block_size,
+        "planes": list(options.products.planes(model.recipe.legend)),
         "aoi": None if options.aoi is None else content_identity(options.aoi),
     }
 
