@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from gimseg.assembly import assemble, name_counts
+from gimseg.averaging import Augmentations, Models, load_models
 from gimseg.backends import open_backend
 from gimseg.errors import PredictionError
 from gimseg.legend import UNLABELLED
@@ -80,13 +81,15 @@ class Predictor:
     """A loaded network for any number of rasters.
 
     Args:
-        model: a Model, its folder, or ``"builtin"``.
+        model: a Model, its folder, or ``"builtin"``; several, whose probabilities are averaged.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
         precision: ``"float32"``, ``"bfloat16"``, or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
         batch: windows at once; None: 1, and 4 on CUDA.
+        tta: views of the image that probabilities are averaged over: ``"flips"``, four,
+            or ``"symmetries"``, eight: that many times the work.
 
     Raises:
-        PredictionError: there is no such device or precision.
+        PredictionError: there is no such device or precision, or models do not belong together.
         ModelError: the model cannot be loaded.
 
     Example::
@@ -98,13 +101,14 @@ class Predictor:
 
     def __init__(
         self,
-        model: Model | str | os.PathLike[str] = "builtin",
+        model: Models = "builtin",
         *,
         device: str = "auto",
         precision: str = "auto",
         batch: int | None = None,
+        tta: Augmentations | None = None,
     ) -> None:
-        self.model = model if isinstance(model, Model) else Model.load(model)
+        self.model = load_models(model, tta)
         self.device = _choose_device(device)
         self.backend = open_backend(self.model, self.device, precision=precision)
         self.batch = batch or (4 if self.device.type == "cuda" else 1)

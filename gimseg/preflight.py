@@ -143,7 +143,7 @@ class Plan:
         rows, cols = self.lattice.shape
         size = " x ".join(f"{part:g}" for part in self.resolution[::-1])
         lines = [
-            f"{self.raster.path}: bands {', '.join(map(str, self.raster.bands))}, {self.raster.dtype}",
+            f"{self.raster.path}: bands {_listed(self.raster.bands)}, {self.raster.dtype}",
             f"{self.output}: {cols} x {rows} px of {size} {self.raster.unit}, {', '.join(self.legend.names)}",
             f"{len(self.blocks)} blocks, {self.windows} windows of {self.lattice.window} px with a halo of "
             f"{self.lattice.halo} px; about {_megabytes(self.memory_bytes)} of memory besides the network, "
@@ -204,16 +204,18 @@ def plan_prediction(
 
 
 def _open(path: str | os.PathLike[str], recipe: Recipe, options: Options) -> Raster:
+    # Models that are averaged take each band once for each way in which they normalise it.
+    own = len(dict.fromkeys(recipe.bands))
     bands = tuple(options.bands or recipe.bands)
+    if len(bands) == own:
+        bands *= len(recipe.bands) // own
     if len(bands) != len(recipe.bands):
-        raise PredictionError(
-            f"bands {', '.join(map(str, bands))} were asked for: the model takes {len(recipe.bands)}, give as many"
-        )
+        raise PredictionError(f"bands {', '.join(map(str, bands))} were asked for: the model takes {own}, give as many")
     with open_dataset(check_file(path), DRIVERS) as dataset:
         count = dataset.count
     if not all(1 <= band <= count for band in bands):
         raise PredictionError(
-            f"{path} has {count} band{'s' if count != 1 else ''}, the model needs bands {', '.join(map(str, bands))}: "
+            f"{path} has {count} band{'s' if count != 1 else ''}, the model needs bands {_listed(bands)}: "
             "use an image like those that it learned from, or say with --bands which bands take their places"
         )
     raster = open_raster(path, bands=bands, crs=options.crs, nodata=options.nodata)
@@ -284,9 +286,13 @@ def _identity(
         "vector_crs": options.vector_crs,
         "resolution": options.resolution,
         "block_size": options.block_size,
-        "planes": list(options.products.planes(model.recipe.legend)),
+        "products": options.products.identity(model.recipe),
         "aoi": None if options.aoi is None else content_identity(options.aoi),
     }
+
+
+def _listed(bands: Sequence[int]) -> str:
+    return ", ".join(map(str, dict.fromkeys(bands)))
 
 
 def _megabytes(size: int) -> str:

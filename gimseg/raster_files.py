@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import rasterio
@@ -55,6 +55,34 @@ class Pixels(NamedTuple):
 
     data: np.ndarray
     valid: np.ndarray
+
+
+class Source(Protocol):
+    """Where native pixels come from: a file, tiles that lie side by side, an array."""
+
+    @property
+    def path(self) -> str:
+        """As messages name it."""
+        ...
+
+    @property
+    def bands(self) -> tuple[int, ...]:
+        """1-based numbers of the bands that are read."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """Of the pixels."""
+        ...
+
+    def read(self, roi: Roi) -> Pixels:
+        """Native values, shape (bands, rows, cols) of `dtype`, and their validity."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from gimseg.raster_files import (
     Pixels,
     RasterFile,
     Roi,
+    Source,
     alpha_bands,
     check_blocks,
     check_file,
@@ -80,7 +81,7 @@ class Raster:
     dtype: str
     nodata: float | None
     notes: tuple[str, ...]
-    file: RasterFile
+    file: Source
     placement: Placement
 
     @property
@@ -321,7 +322,7 @@ def _place(dataset: Any, path: str, crs: Any, notes: list[str]) -> tuple[Placeme
         transform = Affine(1, 0, 0, 0, -1, 0)
         notes.append("no georeference: pixel coordinates are used, y from 0 downwards")
     placement = Placement(ground, transform=transform)
-    return placement, _north_up(transform, dataset.shape, ground, notes)
+    return placement, north_up_grid(transform, dataset.shape, ground, notes)
 
 
 def _parse_crs(crs: Any) -> CRS:
@@ -343,7 +344,7 @@ def _crs_name(crs: CRS) -> str:
     return f"EPSG:{crs.to_epsg()}" if crs.to_epsg() else str(pyproj.CRS.from_wkt(crs.to_wkt()).name)
 
 
-def _north_up(transform: Affine, shape: tuple[int, int], crs: CRS | None, notes: list[str]) -> GeoBox:
+def north_up_grid(transform: Affine, shape: tuple[int, int], crs: CRS | None, notes: list[str]) -> GeoBox:
     """The file's own grid where it is north-up, else one over the same ground at the same resolution."""
     height, width = shape
     odc_crs = _crs_text(crs)

@@ -47,6 +47,7 @@ LAYERS = (
     "settings",
     "fitting",
     "training",
+    "averaging",
     "backends",
     "products",
     "parts",
