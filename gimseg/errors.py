@@ -11,6 +11,7 @@ one, so that a caller who knows nothing of gimseg can catch it::
     ├── LegendError        (ValueError)    class names, values, colours
     ├── DatasetError       (ValueError)    images and ground truth that do not fit
     ├── LossError          (ValueError)    a loss or metric asked for wrongly
+    ├── RefinementError    (ValueError)    post-processing asked for wrongly
     ├── TilingError        (ValueError)    window, halo, stride, block
     ├── ModelError         (ValueError)    network, recipe, model folder
     ├── TrainingError      (RuntimeError)  training cannot start or go on
@@ -48,6 +49,10 @@ class DatasetError(GimsegError, ValueError):
 
 class LossError(GimsegError, ValueError):
     """A loss or a metric was asked for wrongly."""
+
+
+class RefinementError(GimsegError, ValueError):
+    """Post-processing was asked for wrongly."""
 
 
 class TilingError(GimsegError, ValueError):
