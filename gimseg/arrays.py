@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from affine import Affine
@@ -13,6 +13,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.crs import CRS
 
 from gimseg.errors import GridError, RasterError
+from gimseg.legend import UNLABELLED, Legend
 from gimseg.raster_files import Pixels, Roi, is_nodata
 from gimseg.raster_views import Placement
 from gimseg.rasters import Raster, north_up_grid
@@ -64,6 +65,42 @@ class ArrayPixels:
         out.valid[place] = valid
         np.copyto(out.data[:, *place], inner, where=valid)
         return out
+
+
+@dataclass(frozen=True, eq=False)
+class PredictedArray:
+    """What was predicted of an array.
+
+    Args:
+        geobox: grid of the result.
+        legend: of the classes.
+        classes: raster values, uint8 (rows, cols), 255 where there is no image.
+        probabilities: float32 (classes, rows, cols) in legend order, NaN where there is no image; None: not asked for.
+        uncertainty: float32 (rows, cols), NaN where there is no image; None: not asked for.
+        notes: what a person should know.
+    """
+
+    geobox: GeoBox
+    legend: Legend
+    classes: np.ndarray
+    probabilities: np.ndarray | None = None
+    uncertainty: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Variables ``classes``, ``probabilities`` (by class) and ``uncertainty`` with coordinates and CRS.
+
+        Raises:
+            GridError: xarray or what odc-geo needs for it is not installed.
+        """
+        odc_xr, xarray = _import_xarray()
+        found = {"classes": odc_xr.wrap_xr(self.classes, self.geobox, nodata=UNLABELLED)}
+        if self.uncertainty is not None:
+            found["uncertainty"] = odc_xr.wrap_xr(self.uncertainty, self.geobox)
+        if self.probabilities is not None:
+            planes = [odc_xr.wrap_xr(plane, self.geobox) for plane in self.probabilities]
+            found["probabilities"] = xarray.concat(planes, xarray.Variable("class", list(self.legend.names)))
+        return xarray.Dataset(found)
 
 
 def array_raster(
@@ -126,13 +163,7 @@ def from_xarray(array: xarray.DataArray | xarray.Dataset) -> tuple[np.ndarray, G
     Raises:
         GridError: odc-geo finds no grid, or other dimensions than one of bands are left.
     """
-    # Late, and optional: it brings xarray and dask along.
-    try:
-        import odc.geo.xr  # noqa: F401
-        import xarray
-    except ImportError as error:
-        raise GridError(f"xarray objects need the extra gimseg[xarray] ({error.name} is missing)") from error
-
+    _, xarray = _import_xarray()
     if isinstance(array, xarray.Dataset):
         array = array.to_array("band")
     geobox, spatial = array.odc.geobox, array.odc.spatial_dims
@@ -147,3 +178,13 @@ def from_xarray(array: xarray.DataArray | xarray.Dataset) -> tuple[np.ndarray, G
     nodata = array.odc.nodata
     values = np.asarray(array.transpose(*others, *spatial).values)
     return values, geobox, None if nodata is None or math.isnan(nodata) else float(nodata)
+
+
+def _import_xarray() -> tuple[Any, Any]:
+    # Late, and optional: it takes a second, and odc-geo needs dask for it.
+    try:
+        import odc.geo.xr
+        import xarray
+    except ImportError as error:
+        raise GridError(f"xarray objects need the extra gimseg[xarray] ({error.name} is missing)") from error
+    return odc.geo.xr, xarray

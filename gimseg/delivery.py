@@ -172,4 +172,4 @@ def _finished(plan: Plan) -> Prediction | None:
         for _, window in mask.block_windows(1):
             counts += np.bincount(mask.read(1, window=window).ravel(), minlength=256)
     named = name_counts(counts, plan.legend)
-    return Prediction(plan.output, named, plan.lattice.shape, 0.0, len(plan.blocks), len(plan.blocks), plan.notes)
+    return Prediction(plan.output, named, plan.shape, 0.0, len(plan.blocks), len(plan.blocks), plan.notes)

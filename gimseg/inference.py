@@ -11,26 +11,29 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from odc.geo.geobox import GeoBox
 
-from gimseg.assembly import assemble, name_counts
+from gimseg.arrays import PredictedArray, array_raster, from_xarray, is_xarray
+from gimseg.assembly import assemble, name_counts, plane_reader, plane_slices
 from gimseg.averaging import Augmentations, Models, load_models
 from gimseg.backends import open_backend
 from gimseg.errors import PredictionError
 from gimseg.legend import UNLABELLED
+from gimseg.matching import ReadPlanes
 from gimseg.models import Model
 from gimseg.parts import Parts
-from gimseg.preflight import Options, Plan, plan_lattice, plan_prediction
-from gimseg.products import Products
+from gimseg.preflight import Options, Plan, Rasters, choose_bands, plan_lattice, plan_prediction, plan_raster
+from gimseg.products import Products, to_shares
 from gimseg.progress import Progress, format_duration, silent
 from gimseg.rasters import RasterView, Roi
 from gimseg.stitching import Mosaic, stitch
-from gimseg.tiling import Block, Lattice, plan_blocks, plan_windows, shift
+from gimseg.tiling import Block, Lattice, chunks, plan_blocks, plan_windows, shift
 
 __all__ = ["Options", "Plan", "Prediction", "Predictor", "predict"]
 
@@ -114,7 +117,7 @@ class Predictor:
         self.batch = batch or (4 if self.device.type == "cuda" else 1)
         self.fingerprint = self.model.fingerprint()
 
-    def plan(self, raster: str | os.PathLike[str], output: str | os.PathLike[str], **options: Any) -> Plan:
+    def plan(self, raster: Rasters, output: str | os.PathLike[str], **options: Any) -> Plan:
         """Check everything that can be checked before the first window; see :func:`predict` for the options.
 
         Raises:
@@ -125,7 +128,7 @@ class Predictor:
 
     def predict(
         self,
-        raster: str | os.PathLike[str],
+        raster: Rasters,
         output: str | os.PathLike[str],
         *,
         progress: Progress = silent,
@@ -152,12 +155,43 @@ class Predictor:
         return Prediction(
             path=plan.output,
             counts=name_counts(counts, self.model.recipe.legend),
-            shape=plan.lattice.shape,
+            shape=plan.shape,
             seconds=time.monotonic() - started,
             blocks=len(plan.blocks),
             resumed=len(plan.blocks) - len(todo),
             notes=plan.notes,
         )
+
+    def predict_array(self, array: Any, geobox: GeoBox | None = None, **options: Any) -> PredictedArray:
+        """Segment an array in memory; reads and writes no file.
+
+        What is predicted is, byte for byte, what a file of these pixels on this grid gives.
+
+        Args:
+            array: numpy (bands, rows, cols) or (rows, cols), or an xarray DataArray or
+                Dataset, whose grid odc-geo finds. Its bands are counted from 1, as those of a file.
+            geobox: grid of a numpy array.
+            **options: fields of :class:`gimseg.preflight.Options`. ``nodata`` is a number.
+                ``match_input=True`` gives the result on the array's own grid.
+
+        Returns:
+            classes, and what else ``products`` asks for.
+
+        Raises:
+            GimsegError: array, grid, model and options do not fit.
+        """
+        chosen = Options(**options)
+        if is_xarray(array):
+            array, geobox, nodata = from_xarray(array)
+            chosen = chosen if chosen.nodata is not None else replace(chosen, nodata=nodata)
+        if geobox is None or isinstance(chosen.nodata, str):
+            raise PredictionError("an array needs a geobox, and its nodata is a number or nothing")
+        bands = choose_bands(self.model.recipe, chosen)
+        plan = plan_raster(array_raster(array, geobox, bands=bands, nodata=chosen.nodata), self.model, chosen)
+        predicted = np.full((plan.planes, *plan.lattice.shape), UNLABELLED, np.uint8)
+        for block in plan.blocks:
+            predicted[:, *block.core] = self._predict_loaded(plan, _load(plan, self.model, block))
+        return _to_array(plan, plane_reader(plan, lambda roi: predicted[:, *roi]))
 
     def blocks(self, view: RasterView, block_size: int = 2048) -> Iterator[tuple[Roi, np.ndarray]]:
         """Predict a raster block by block, writing nothing.
@@ -240,16 +274,17 @@ class Predictor:
     def _predict_loaded(self, plan: Plan, loaded: _Loaded) -> np.ndarray:
         if loaded.image is None:
             return np.full((plan.planes, *loaded.block.shape), UNLABELLED, np.uint8)
-        return self.predict_block(loaded.image, loaded.block, plan.lattice, loaded.wanted, plan.options.products)
+        return self.predict_block(loaded.image, loaded.block, plan.lattice, loaded.wanted, plan.products)
 
 
 def predict(
-    raster: str | os.PathLike[str],
-    model: Model | str | os.PathLike[str] = "builtin",
+    raster: Rasters,
+    model: Models = "builtin",
     *,
     output: str | os.PathLike[str],
     device: str = "auto",
     precision: str = "auto",
+    tta: Augmentations | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> Prediction:
@@ -259,14 +294,16 @@ def predict(
     way, and ends with the same bytes.
 
     Args:
-        raster: georeferenced image.
-        model: a Model, its folder, or ``"builtin"``.
-        output: the mask, ``.tif``.
+        raster: georeferenced image; several are one mosaic.
+        model: a Model, its folder, or ``"builtin"``; several are averaged.
+        output: the mask, ``.tif``; what else is asked for is written beside it.
         device: see :class:`Predictor`.
         precision: see :class:`Predictor`.
+        tta: see :class:`Predictor`.
         progress: told how far the work is.
-        **options: fields of :class:`gimseg.preflight.Options`: ``aoi``, ``bands``,
-            ``nodata``, ``crs``, ``vector_crs``, ``resolution``, ``block_size``, ``overwrite``, ``restart``.
+        **options: fields of :class:`gimseg.preflight.Options`: ``products``, ``aoi``, ``bands``,
+            ``nodata``, ``crs``, ``vector_crs``, ``resolution``, ``match_input``, ``allow_vrt``, ``cog``,
+            ``block_size``, ``overwrite``, ``restart``.
 
     Returns:
         what was made.
@@ -274,7 +311,25 @@ def predict(
     Raises:
         GimsegError: what stands in the way, before the first window where it can be known.
     """
-    return Predictor(model, device=device, precision=precision).predict(raster, output, progress=progress, **options)
+    predictor = Predictor(model, device=device, precision=precision, tta=tta)
+    return predictor.predict(raster, output, progress=progress, **options)
+
+
+def _to_array(plan: Plan, read: ReadPlanes) -> PredictedArray:
+    planes = np.empty((plan.planes, *plan.shape), np.uint8)
+    for roi in chunks(plan.shape, 512, 4096):
+        planes[:, *roi] = read(roi)
+    slices = plane_slices(plan)
+    shares = {name: to_shares(planes[place]) for name, place in slices.items() if name != "classes"}
+    uncertainty = shares.get("uncertainty")
+    return PredictedArray(
+        geobox=plan.target,
+        legend=plan.legend,
+        classes=planes[0],
+        probabilities=shares.get("probabilities"),
+        uncertainty=None if uncertainty is None else uncertainty[0],
+        notes=plan.notes,
+    )
 
 
 def _load(plan: Plan, model: Model, block: Block) -> _Loaded:

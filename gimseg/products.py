@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -68,6 +69,21 @@ class Products:
         """Names of the planes, in order."""
         named = legend.names if self.probabilities else ()
         return ("classes", *named, *(("uncertainty",) if self.uncertainty else ()))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What there is besides the classes."""
+        asked = {"probabilities": self.probabilities, "uncertainty": self.uncertainty is not None}
+        return tuple(name for name, wanted in asked.items() if wanted)
+
+    def files(self, mask: Path) -> dict[str, Path]:
+        """Files beside the mask, by what they hold.
+
+        Example:
+            >>> Products(uncertainty="margin").files(Path("out/big.tif"))["uncertainty"].as_posix()
+            'out/big_uncertainty.tif'
+        """
+        return {name: mask.with_name(f"{mask.stem}_{name}.tif") for name in self.names}
 
     def thresholds(self, recipe: Recipe) -> tuple[float | None, ...]:
         """Of the classes, in legend order.

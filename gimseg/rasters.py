@@ -138,6 +138,21 @@ class Raster:
         )
         return GeoBox((rows, cols), Affine(size[1], 0, affine.c, 0, -size[0], affine.f), self.crs)
 
+    def own_grid(self) -> GeoBox:
+        """The rows and columns of the file itself, be they rotated or south-up.
+
+        Raises:
+            GridError: it is placed by control points or RPCs, and has none.
+        """
+        transform = self.placement.transform
+        if transform is None:
+            raise GridError(
+                f"{self.path} is placed by control points or RPCs: its rows and columns are no grid on the ground; "
+                "leave --match-input out, or warp it first (gdalwarp)"
+            )
+        own = GeoBox(self.file.shape, transform, self.crs)
+        return self.geobox if own == self.geobox else own
+
     def on(self, geobox: GeoBox, resampling: str = "auto") -> RasterView:
         """The same ground on another grid.
 
@@ -188,13 +203,14 @@ def open_raster(
         crs: declares the CRS of a file that has none (anything pyproj reads).
         nodata: a value that marks invalid pixels where all bands hold it, or "auto":
             the connected border of one colour; the file's own by default.
-        allow_vrt: read VRTs too. A VRT can name any file and URL: for trusted ones only.
+        allow_vrt: read VRTs and GDAL's ``/vsi...`` paths too. They can name any file and
+            URL: for trusted ones only.
 
     Raises:
         RasterError: the file, its format, bands or data type cannot be used.
         GridError: the CRS cannot be understood, or contradicts the file's own.
     """
-    path = check_file(path)
+    path = check_file(path, allow_virtual=allow_vrt)
     drivers = (*DRIVERS, "VRT") if allow_vrt else tuple(DRIVERS)
     with open_dataset(path, drivers) as dataset:
         check_blocks(dataset, path)

@@ -58,6 +58,7 @@ LAYERS = (
     "averaging",
     "backends",
     "products",
+    "matching",
     "parts",
     "preflight",
     "assembly",
