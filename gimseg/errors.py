@@ -17,6 +17,7 @@ one, so that a caller who knows nothing of gimseg can catch it::
     ├── TrainingError      (RuntimeError)  training cannot start or go on
     ├── PredictionError    (RuntimeError)  prediction cannot start or go on
     ├── ResumeError        (RuntimeError)  finished parts belong to another run
+    ├── CorrectionError    (ValueError)    a correction that cannot be used
     └── OutputError        (OSError)       an output that cannot or must not be written
 """
 
@@ -73,6 +74,10 @@ class PredictionError(GimsegError, RuntimeError):
 
 class ResumeError(GimsegError, RuntimeError):
     """Finished parts belong to another run."""
+
+
+class CorrectionError(GimsegError, ValueError):
+    """A correction cannot be used as it was drawn or asked for."""
 
 
 class OutputError(GimsegError, OSError):

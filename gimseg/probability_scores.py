@@ -84,7 +84,7 @@ class Calibration(NamedTuple):
 
     @property
     def expected_error(self) -> float:
-        """Mean of |share - confidence| over pixels (ECE); NaN without a pixel.
+        """Mean distance of share from confidence over pixels (ECE); NaN without a pixel.
 
         Source: Guo et al. 2017, arXiv 1706.04599.
         """
