@@ -6,6 +6,7 @@ few blocks ahead, the caller's runs the network, one writes what is finished.
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
 from collections import deque
@@ -275,6 +276,10 @@ class Predictor:
         if loaded.image is None:
             return np.full((plan.planes, *loaded.block.shape), UNLABELLED, np.uint8)
         return self.predict_block(loaded.image, loaded.block, plan.lattice, loaded.wanted, plan.products)
+
+
+ENGINE_NAMES = tuple(name for name in inspect.signature(Predictor).parameters if name != "model")
+"""What can be said of a :class:`Predictor` besides its model."""
 
 
 def predict(

@@ -375,10 +375,14 @@ def _identity(
     }
 
 
+def raster_files(raster: Raster) -> list[str]:
+    """The paths that were given for a raster: one, or those of a mosaic."""
+    return [tile.path for tile in raster.file.files] if isinstance(raster.file, Tiles) else [raster.path]
+
+
 def raster_identity(raster: Raster) -> dict[str, Any]:
     """What tells a raster from a changed one: of each file that it is read from."""
-    tiles = raster.file.files if isinstance(raster.file, Tiles) else (raster.file,)
-    files = [file_identity(path) for tile in tiles for path in files_behind(tile.path)]
+    files = [file_identity(path) for name in raster_files(raster) for path in files_behind(name)]
     if len(files) == 1:
         return files[0]
     digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]

@@ -69,6 +69,8 @@ LAYERS = (
     "right_angles",
     "cleaning",
     "vectorization",
+    "stac",
+    "jobs",
     "delivery",
     "pictures",
     "evaluation",
