@@ -167,16 +167,52 @@ def polygon_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def product_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of ``predict`` that say what it delivers besides classes, and where."""
+    options = (
+        click.option("--probabilities", is_flag=True, help="Write the probability of each class beside the mask."),
+        click.option("--uncertainty", type=click.Choice(["entropy", "margin"]), help="Write how unsure each pixel is."),
+        click.option(
+            "--threshold",
+            multiple=True,
+            metavar="[CLASS=]NUMBER",
+            help="A pixel is of a class above this probability; once for all, or for each class. [default: the "
+            "model's; of several classes the most probable]",
+        ),
+        click.option(
+            "--tta",
+            type=click.Choice(["flips", "symmetries"]),
+            help="Average over 4 flips, or all 8 symmetries, of the image: as many times the work.",
+        ),
+        click.option("--match-input", is_flag=True, help="Bring the result to the input's own pixels."),
+        click.option("--mosaic", is_flag=True, help="Take all rasters as one."),
+        click.option("--allow-vrt", is_flag=True, help="Read VRTs and /vsi paths: for trusted ones only."),
+        click.option("--cog", is_flag=True, help="Write Cloud Optimized GeoTIFFs."),
+        click.option("--stac", is_flag=True, help="Write a STAC item beside the mask."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @cli.command()
-@click.argument("raster", type=click.Path())
-@model_option
+@click.argument("rasters", nargs=-1, required=True, type=click.Path())
+@click.option(
+    "-m",
+    "--model",
+    multiple=True,
+    default=["builtin"],
+    show_default=True,
+    help="Model folder. Several times: probabilities are averaged.",
+)
 @click.option(
     "-o",
     "--output",
     type=click.Path(),
     multiple=True,
     help="What to write, by its ending: .tif the mask; .shp .gpkg .fgb .geojson .parquet the polygons. Several "
-    "times for several. [default: RASTER_segments.tif and .shp in the current folder]",
+    "times for several. For several rasters a folder, or names with {stem}. [default: RASTER_segments.tif and .shp "
+    "in the current folder]",
 )
 @click.option("--aoi", type=click.Path(exists=True), help="Only inside these polygons.")
 @click.option("--bands", help="Bands of the raster to use, as 1,2,3. [default: those of the model]")
@@ -184,29 +220,32 @@ def polygon_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--crs", help="CRS of a raster that has none.")
 @click.option("--vector-crs", help="CRS of an AoI layer that has none.")
 @click.option("--resolution", type=float, help="Metres per pixel. [default: the model's]")
+@product_options
 @polygon_options
 @device_option
 @click.option("--precision", default="auto", show_default=True, help="auto, float32 or bfloat16.")
 @click.option("--restart", is_flag=True, help="Throw away finished blocks of an earlier run.")
 @overwrite_option
 @quiet_option
-def predict(raster: str, model: str, output: tuple[str, ...], quiet: bool, **given: Any) -> None:
-    """Segment RASTER: a mask and its polygons.
+def predict(rasters: tuple[str, ...], model: tuple[str, ...], output: tuple[str, ...], **given: Any) -> None:
+    """Segment RASTERS: a mask and its polygons each, or of all together.
 
     A run that was stopped goes on when it is started again in the same way.
     """
-    from gimseg.delivery import deliver
+    from gimseg.delivery import deliver_each
 
+    quiet = given.pop("quiet")
     given["bands"] = _numbers(given["bands"])
     given["nodata"] = _nodata(given["nodata"])
+    given["products"] = _products(given)
 
     def tell(text: str) -> None:
         if not quiet:
             click.echo(text, err=True)
 
-    done = deliver(raster, model, output, progress=_progress(quiet), tell=tell, **given)
-    if not quiet:
-        click.echo(done.text())
+    for done in deliver_each(rasters, model, output, progress=_progress(quiet), tell=tell, **given):
+        if not quiet:
+            click.echo(done.text())
 
 
 @cli.command()
@@ -236,6 +275,14 @@ def _progress(quiet: bool) -> Any:
     from gimseg.progress import ConsoleProgress, silent
 
     return silent if quiet else ConsoleProgress()
+
+
+def _products(given: dict[str, Any]) -> Any:
+    """Takes the options that make a `Products` out of all that was given."""
+    from gimseg.products import Products, parse_thresholds
+
+    threshold = parse_thresholds(given.pop("threshold"))
+    return Products(given.pop("probabilities"), given.pop("uncertainty"), threshold)
 
 
 def _numbers(text: str | None) -> tuple[int, ...] | None:

@@ -156,7 +156,9 @@ class _Courier:
 
     def check(self, job: Job) -> None:
         """Refuse a job that cannot start; leaves nothing behind."""
-        self._plan(job, job.named, **{**self.options, "overwrite": True})
+        # Without a mask its name may be that of the raster.
+        mask = job.mask or job.layers[0].with_name(f".{job.layers[0].name}.tif")
+        self._plan(job, mask, **{**self.options, "overwrite": True})
 
     def _deliver_layers(self, job: Job) -> tuple[Delivery, Plan]:
         # The mask waits in a hidden folder for its polygons, so that a run that is stopped

@@ -150,12 +150,12 @@ def _add_raster(item: pystac.Item, name: str, href: str, plan: Plan) -> None:
 
 
 def _classes(legend: Legend, nodata: bool = False) -> list[Classification]:
-    found = [Classification.create(BACKGROUND, "none of the classes", name="background", title="background")]
+    found = [Classification.create(BACKGROUND, "none of the classes", name="background")]
     for each in legend.classes:
-        named = {"name": _slug(each.name), "title": each.name, "color_hint": each.colour[1:].upper()}
-        found.append(Classification.create(each.value, each.name, **named))
+        hint = each.colour[1:].upper()
+        found.append(Classification.create(each.value, each.name, name=_slug(each.name), color_hint=hint))
     if nodata:
-        found.append(Classification.create(UNLABELLED, "nothing to say", name="nodata", title="no data", nodata=True))
+        found.append(Classification.create(UNLABELLED, "nothing to say", name="nodata", nodata=True))
     return found
 
 
