@@ -141,7 +141,7 @@ class _Courier:
             delivery, plan = self._deliver_layers(job)
         else:
             plan = self._plan(job, job.named, **self.options)
-            self._announce(plan)
+            self._announce(plan, job)
             delivery = Delivery(self.predictor.run(plan, progress=self.progress), job.mask, None)
         rasters = plan.options.products.files(job.named)
         for name, path in rasters.items():
@@ -165,7 +165,7 @@ class _Courier:
         # in between leaves nothing that looks finished, and loses nothing.
         waiting = job.layers[0].parent / f".{job.layers[0].name}.waiting"
         plan = self._plan_waiting(job, waiting / job.named.name)
-        self._announce(plan)
+        self._announce(plan, job)
         prediction = _finished(plan) or self.predictor.run(plan, progress=self.progress)
         overwrite = bool(self.options.get("overwrite"))
         made = vectorize(plan.output, job.layers, overwrite=overwrite, progress=self.progress, **self.shaping)
@@ -195,9 +195,10 @@ class _Courier:
             steps.check(Ground.of(grid.affine, grid.crs.to_wkt() if grid.crs else None, plan.shape), plan.raster.path)
         return plan
 
-    def _announce(self, plan: Plan) -> None:
+    def _announce(self, plan: Plan, job: Job) -> None:
         if self.tell:
-            self.tell(plan.text())
+            # The mask may wait in a hidden folder, which is nobody's business.
+            self.tell(plan.text().replace(str(plan.output), ", ".join(map(str, job.outputs))))
 
     def _write_item(self, job: Job, plan: Plan, rasters: Mapping[str, Path]) -> Path:
         path = item_path(job.named)

@@ -20,6 +20,8 @@ from typing import Any
 import pystac
 import rasterio
 import torch
+from odc.geo.geobox import GeoBox
+from odc.geo.geom import Geometry
 from pystac.extensions.classification import Classification, ClassificationExtension
 from pystac.extensions.projection import ProjectionExtension
 
@@ -87,7 +89,7 @@ def write_item(path: Path, delivered: Delivered) -> None:
 def make_item(path: Path, delivered: Delivered) -> pystac.Item:
     """The item that will lie at `path`; all paths in it are relative to that, but those of models."""
     plan = delivered.plan
-    geometry = None if plan.target.crs is None else plan.target.geographic_extent
+    geometry = None if plan.target.crs is None else _footprint(plan.target)
     first, last = _times(plan)
     item = pystac.Item(
         id=path.stem,
@@ -111,6 +113,12 @@ def make_item(path: Path, delivered: Delivered) -> pystac.Item:
     if delivered.folders:
         _add_model(item, delivered)
     return item
+
+
+def _footprint(geobox: GeoBox) -> Geometry:
+    """In longitude and latitude; a few points on each side, which are curved there."""
+    left, bottom, right, top = geobox.extent.boundingbox.bbox
+    return geobox.extent.to_crs("EPSG:4326", resolution=max(right - left, top - bottom) / 8, wrapdateline=True)
 
 
 def _add_projection(item: pystac.Item, plan: Plan) -> None:
