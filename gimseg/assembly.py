@@ -36,7 +36,7 @@ def assemble(plan: Plan, parts: Parts, progress: Progress) -> np.ndarray:
     with writer as raster:
         # Whole tiles, always in the same order: the bytes do not tell how large the blocks were.
         for roi in chunks(plan.lattice.shape, 512, 4096):
-            classes = parts.read(roi, plan.blocks_at(roi))[0]
+            classes = parts.read(roi, plan.blocks.at(roi))[0]
             raster.write(classes, roi)
             counts += np.bincount(classes.ravel(), minlength=256)
             done += float(np.prod(roi_shape(roi))) / 1e6
@@ -52,16 +52,16 @@ def name_counts(counts: np.ndarray, legend: Legend) -> dict[str, int]:
 
 def _tags(plan: Plan) -> dict[str, str]:
     """Where the mask comes from. No time: the same run ends with the same bytes."""
-    model, engine = plan.identity["model"], plan.identity["engine"]
+    model = plan.identity["model"]
     return {
         "TIFFTAG_SOFTWARE": f"gimseg {__version__}",
         "gimseg_model": model["name"],
         "gimseg_model_fingerprint": model["fingerprint"],
         "gimseg_raster": Path(plan.raster.path).name,
         "gimseg_resolution": " ".join(f"{size:.9g}" for size in plan.resolution),
-        "gimseg_window": str(plan.lattice.window),
+        "gimseg_window": " ".join(map(str, plan.lattice.window)),
         "gimseg_halo": str(plan.lattice.halo),
-        "gimseg_backend": engine["backend"],
+        "gimseg_backend": plan.engine.backend,
         RUN_TAG: plan.run_id,
         LEGEND_TAG: json.dumps(plan.legend.to_dict()),
     }

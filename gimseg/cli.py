@@ -164,26 +164,42 @@ def evaluate(dataset_file: str, model: str, mask: tuple[str, ...], overwrite: bo
 @click.option("--resolution", type=float, help="Metres per pixel. [default: the model's]")
 @click.option("--min-area", "min_area_m2", default=0.0, help="Drop polygons below this area, m².")
 @click.option("--simplify", "simplify_m", default=0.0, help="Simplify polygons within this tolerance, m.")
+@click.option("--window", type=int, help="Largest side of a window, px. [default: from reach, memory and raster]")
+@click.option(
+    "--blend/--no-blend", default=None, help="Average windows where they overlap. [default: as the model needs]"
+)
 @device_option
 @click.option("--precision", default="auto", show_default=True, help="auto, float32 or bfloat16.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["fail", "nodata"]),
+    default="fail",
+    show_default=True,
+    help="Where the raster cannot be read: fail when all else is done, or write 255 there and list it.",
+)
+@click.option("--dry-run", is_flag=True, help="Check and tell what would happen, and stop.")
 @click.option("--restart", is_flag=True, help="Throw away finished blocks of an earlier run.")
 @overwrite_option
 @quiet_option
-def predict(raster: str, model: str, output: tuple[str, ...], quiet: bool, **given: Any) -> None:
+def predict(raster: str, model: str, output: tuple[str, ...], dry_run: bool, quiet: bool, **given: Any) -> None:
     """Segment RASTER: a mask and its polygons.
 
     A run that was stopped goes on when it is started again in the same way.
     """
-    from gimseg.delivery import deliver
+    from gimseg.delivery import deliver, rehearse
 
     given["bands"] = _numbers(given["bands"])
     given["nodata"] = _nodata(given["nodata"])
 
-    def tell(text: str) -> None:
-        if not quiet:
-            click.echo(text, err=True)
+    if dry_run:
+        given.pop("simplify_m")
+        click.echo(rehearse(raster, model, output, **given))
+        return
 
-    done = deliver(raster, model, output, progress=_progress(quiet), tell=tell, **given)
+    def tell(text: str) -> None:
+        click.echo(text, err=True)
+
+    done = deliver(raster, model, output, progress=_progress(quiet), tell=None if quiet else tell, **given)
     if not quiet:
         click.echo(done.text())
 

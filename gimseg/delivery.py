@@ -92,31 +92,21 @@ def deliver(
     Raises:
         GimsegError: what stands in the way, before the first window where it can be known.
     """
-    given = [outputs] if isinstance(outputs, (str, os.PathLike)) else list(outputs)
-    paths = [Path(path) for path in given or default_outputs(raster)]
-    masks = [path for path in paths if path.suffix.lower() in _MASKS]
-    layers = [path for path in paths if path not in masks]
-    if len(masks) > 1:
-        raise OutputError(f"{masks[0]} and {masks[1]}: one mask is written, give one .tif")
-    inputs = [path for path in (raster, options.get("aoi")) if path is not None]
-    check_outputs(paths, inputs, overwrite=bool(options.get("overwrite")))
-    for path in layers:
-        driver_of(path)
+    masks, layers = _check_paths(raster, outputs, options)
     predictor = Predictor(model, device=device, precision=precision)
     if not layers:
         plan = predictor.plan(raster, masks[0], **options)
         if tell:
-            tell(plan.text())
+            tell(plan.text(predictor.estimate(plan)))
         prediction = predictor.run(plan, progress=progress)
         _style(predictor.model, masks[0])
         return Delivery(prediction, masks[0], None)
     # The mask waits in a hidden folder for its polygons, so that a run that is stopped
     # in between leaves nothing that looks finished, and loses nothing.
-    name = (masks or [layers[0].with_suffix(".tif")])[0].name
-    waiting = layers[0].parent / f".{layers[0].name}.waiting"
+    waiting, name = _waiting(masks, layers)
     plan = _plan(predictor, raster, waiting / name, options, min_area_m2)
     if tell:
-        tell(plan.text())
+        tell(plan.text(predictor.estimate(plan)))
     prediction = _finished(plan) or predictor.run(plan, progress=progress)
     made = vectorize(
         waiting / name,
@@ -132,6 +122,61 @@ def deliver(
     shutil.rmtree(waiting)
     prediction = replace(prediction, path=masks[0] if masks else layers[0])
     return Delivery(prediction, masks[0] if masks else None, made)
+
+
+def rehearse(
+    raster: str | os.PathLike[str],
+    model: Model | str | os.PathLike[str] = "builtin",
+    outputs: Sequence[str | os.PathLike[str]] | str | os.PathLike[str] = (),
+    *,
+    min_area_m2: float = 0.0,
+    device: str = "auto",
+    precision: str = "auto",
+    **options: Any,
+) -> str:
+    """Check all that :func:`deliver` would check, tell what it would do, and leave nothing behind.
+
+    Raises:
+        GimsegError: what stands in the way.
+    """
+    masks, layers = _check_paths(raster, outputs, options)
+    predictor = Predictor(model, device=device, precision=precision)
+    if not layers:
+        plan = predictor.plan(raster, masks[0], **options)
+        return plan.text(predictor.estimate(plan))
+    waiting, name = _waiting(masks, layers)
+    fresh = not waiting.exists()
+    try:
+        plan = _plan(predictor, raster, waiting / name, options, min_area_m2)
+        return replace(plan, output=(masks or layers)[0]).text(predictor.estimate(plan))
+    finally:
+        if fresh:
+            shutil.rmtree(waiting, ignore_errors=True)
+
+
+def _check_paths(
+    raster: str | os.PathLike[str],
+    outputs: Sequence[str | os.PathLike[str]] | str | os.PathLike[str],
+    options: dict[str, Any],
+) -> tuple[list[Path], list[Path]]:
+    """Masks and layers among the outputs, which can and may be written."""
+    given = [outputs] if isinstance(outputs, (str, os.PathLike)) else list(outputs)
+    paths = [Path(path) for path in given or default_outputs(raster)]
+    masks = [path for path in paths if path.suffix.lower() in _MASKS]
+    layers = [path for path in paths if path not in masks]
+    if len(masks) > 1:
+        raise OutputError(f"{masks[0]} and {masks[1]}: one mask is written, give one .tif")
+    inputs = [path for path in (raster, options.get("aoi")) if path is not None]
+    check_outputs(paths, inputs, overwrite=bool(options.get("overwrite")))
+    for path in layers:
+        driver_of(path)
+    return masks, layers
+
+
+def _waiting(masks: list[Path], layers: list[Path]) -> tuple[Path, str]:
+    """The hidden folder in which a mask waits for its polygons, and the mask's name there."""
+    name = (masks or [layers[0].with_suffix(".tif")])[0].name
+    return layers[0].parent / f".{layers[0].name}.waiting", name
 
 
 def _plan(
