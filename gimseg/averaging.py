@@ -193,6 +193,7 @@ def _combined_recipe(
         stride=stride,
         halo=halo,
         window=max(window, 2 * halo + stride),
+        blend=any(recipe.blend for recipe in recipes),
         threshold=sum(recipe.threshold for recipe in recipes) / len(recipes),
     )
 

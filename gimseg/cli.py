@@ -222,8 +222,20 @@ def product_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--resolution", type=float, help="Metres per pixel. [default: the model's]")
 @product_options
 @polygon_options
+@click.option("--window", type=int, help="Largest side of a window, px. [default: from reach, memory and raster]")
+@click.option(
+    "--blend/--no-blend", default=None, help="Average windows where they overlap. [default: as the model needs]"
+)
 @device_option
 @click.option("--precision", default="auto", show_default=True, help="auto, float32 or bfloat16.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["fail", "nodata"]),
+    default="fail",
+    show_default=True,
+    help="Where the raster cannot be read: fail when all else is done, or write 255 there and list it.",
+)
+@click.option("--dry-run", is_flag=True, help="Check and tell what would happen, and stop.")
 @click.option("--restart", is_flag=True, help="Throw away finished blocks of an earlier run.")
 @overwrite_option
 @quiet_option
@@ -232,18 +244,21 @@ def predict(rasters: tuple[str, ...], model: tuple[str, ...], output: tuple[str,
 
     A run that was stopped goes on when it is started again in the same way.
     """
-    from gimseg.delivery import deliver_each
+    from gimseg.delivery import deliver_each, rehearse
 
     quiet = given.pop("quiet")
     given["bands"] = _numbers(given["bands"])
     given["nodata"] = _nodata(given["nodata"])
     given["products"] = _products(given)
 
-    def tell(text: str) -> None:
-        if not quiet:
-            click.echo(text, err=True)
+    if given.pop("dry_run"):
+        click.echo(rehearse(rasters, model, output, **given))
+        return
 
-    for done in deliver_each(rasters, model, output, progress=_progress(quiet), tell=tell, **given):
+    def tell(text: str) -> None:
+        click.echo(text, err=True)
+
+    for done in deliver_each(rasters, model, output, progress=_progress(quiet), tell=None if quiet else tell, **given):
         if not quiet:
             click.echo(done.text())
 

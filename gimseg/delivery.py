@@ -27,7 +27,7 @@ from gimseg.stac import Delivered, item_path, write_item
 from gimseg.styles import joint_style, share_style, write_style
 from gimseg.vectorization import OBJECT_NAMES, Vectorized, vectorize
 
-__all__ = ["Delivery", "default_outputs", "deliver", "deliver_each"]
+__all__ = ["Delivery", "default_outputs", "deliver", "deliver_each", "rehearse"]
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,36 @@ def deliver_each(
     Raises:
         GimsegError: what stands in the way, before the first window where it can be known.
     """
+    jobs, courier = _prepare(rasters, model, outputs, mosaic, stac, options)
+    courier = replace(courier, progress=progress, tell=tell)
+    if len(jobs) == 1:
+        return [courier.deliver(jobs[0])]
+    for job in jobs:
+        courier.check(job)
+    return _deliver_all(courier, jobs)
+
+
+def rehearse(
+    rasters: Paths,
+    model: Models = "builtin",
+    outputs: Paths = (),
+    *,
+    mosaic: bool = False,
+    stac: bool = False,
+    **options: Any,
+) -> str:
+    """Check all that :func:`deliver_each` would check, tell what it would do, and leave nothing behind.
+
+    Raises:
+        GimsegError: what stands in the way.
+    """
+    jobs, courier = _prepare(rasters, model, outputs, mosaic, stac, options)
+    return "\n\n".join(courier.describe(courier.check(job), job) for job in jobs)
+
+
+def _prepare(
+    rasters: Paths, model: Models, outputs: Paths, mosaic: bool, stac: bool, options: dict[str, Any]
+) -> tuple[list[Job], _Courier]:
     taken = {
         kind: {name: options.pop(name) for name in names if name in options}
         for kind, names in (("engine", ENGINE_NAMES), ("shaping", (*OBJECT_NAMES, *CLEANING_NAMES)))
@@ -115,12 +145,7 @@ def deliver_each(
         inputs = [] if chosen.aoi is None else [chosen.aoi]
         job.check(chosen.products, stac=stac, overwrite=chosen.overwrite, inputs=inputs)
     predictor = Predictor(model, **taken["engine"])
-    courier = _Courier(predictor, _folders(model), options, taken["shaping"], stac, progress, tell)
-    if len(jobs) == 1:
-        return [courier.deliver(jobs[0])]
-    for job in jobs:
-        courier.check(job)
-    return _deliver_all(courier, jobs)
+    return jobs, _Courier(predictor, _folders(model), options, taken["shaping"], stac)
 
 
 @dataclass(frozen=True)
@@ -132,8 +157,8 @@ class _Courier:
     options: Mapping[str, Any]
     shaping: Mapping[str, Any]
     stac: bool
-    progress: Progress
-    tell: Callable[[str], object] | None
+    progress: Progress = silent
+    tell: Callable[[str], object] | None = None
 
     def deliver(self, job: Job) -> Delivery:
         """All files of a job."""
@@ -154,11 +179,17 @@ class _Courier:
         beside = [path for name, path in rasters.items() if name != "classes"]
         return replace(delivery, beside=(*beside, *([item] if item else [])))
 
-    def check(self, job: Job) -> None:
+    def check(self, job: Job) -> Plan:
         """Refuse a job that cannot start; leaves nothing behind."""
         # Without a mask its name may be that of the raster.
         mask = job.mask or job.layers[0].with_name(f".{job.layers[0].name}.tif")
-        self._plan(job, mask, **{**self.options, "overwrite": True})
+        return self._plan(job, mask, **{**self.options, "overwrite": True})
+
+    def describe(self, plan: Plan, job: Job) -> str:
+        """What will happen, for people."""
+        # The mask may wait in a hidden folder, which is nobody's business.
+        text = plan.text(self.predictor.estimate(plan))
+        return text.replace(str(plan.output), ", ".join(map(str, job.outputs)))
 
     def _deliver_layers(self, job: Job) -> tuple[Delivery, Plan]:
         # The mask waits in a hidden folder for its polygons, so that a run that is stopped
@@ -174,7 +205,9 @@ class _Courier:
                 (waiting / name).unlink(missing_ok=True)
         move_family(waiting, job.named)
         shutil.rmtree(waiting)
-        return Delivery(replace(prediction, path=job.mask or job.layers[0]), job.mask, made), plan
+        notes = tuple(note.replace(str(waiting), str(job.named.parent)) for note in prediction.notes)
+        prediction = replace(prediction, path=job.mask or job.layers[0], notes=notes)
+        return Delivery(prediction, job.mask, made), plan
 
     def _plan_waiting(self, job: Job, mask: Path) -> Plan:
         """The plan of a mask in a hidden folder, which is there afterwards only if the work can start."""
@@ -197,8 +230,7 @@ class _Courier:
 
     def _announce(self, plan: Plan, job: Job) -> None:
         if self.tell:
-            # The mask may wait in a hidden folder, which is nobody's business.
-            self.tell(plan.text().replace(str(plan.output), ", ".join(map(str, job.outputs))))
+            self.tell(self.describe(plan, job))
 
     def _write_item(self, job: Job, plan: Plan, rasters: Mapping[str, Path]) -> Path:
         path = item_path(job.named)
