@@ -145,16 +145,74 @@ def evaluate(dataset_file: str, model: str, mask: tuple[str, ...], overwrite: bo
     click.echo(scores.table())
 
 
+def polygon_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of ``predict`` and ``vectorize`` that shape polygons, in the order in which they are applied."""
+    options = (
+        click.option(
+            "--connectivity",
+            default=4,
+            show_default=True,
+            help="Pixels of one object share edges (4), or edges or corners (8).",
+        ),
+        click.option("--instances", help="Split objects that touch: distance, or a raster of probabilities."),
+        click.option("--min-area", "min_area_m2", default=0.0, help="Drop polygons below this area, m²."),
+        click.option("--fill-holes", "fill_holes_m2", default=0.0, help="Fill holes below this area, m²."),
+        click.option("--simplify", "simplify_m", default=0.0, help="Simplify polygons within this tolerance, m."),
+        click.option("--coverage", is_flag=True, help="Simplify neighbours together: no gap, no overlap."),
+        click.option("--smooth", "smooth_m", default=0.0, help="Round corners within this tolerance, m."),
+        click.option("--right-angles", is_flag=True, help="Make the corners of buildings right angles."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def product_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of ``predict`` that say what it delivers besides classes, and where."""
+    options = (
+        click.option("--probabilities", is_flag=True, help="Write the probability of each class beside the mask."),
+        click.option("--uncertainty", type=click.Choice(["entropy", "margin"]), help="Write how unsure each pixel is."),
+        click.option(
+            "--threshold",
+            multiple=True,
+            metavar="[CLASS=]NUMBER",
+            help="A pixel is of a class above this probability; once for all, or for each class. [default: the "
+            "model's; of several classes the most probable]",
+        ),
+        click.option(
+            "--tta",
+            type=click.Choice(["flips", "symmetries"]),
+            help="Average over 4 flips, or all 8 symmetries, of the image: as many times the work.",
+        ),
+        click.option("--match-input", is_flag=True, help="Bring the result to the input's own pixels."),
+        click.option("--mosaic", is_flag=True, help="Take all rasters as one."),
+        click.option("--allow-vrt", is_flag=True, help="Read VRTs and /vsi paths: for trusted ones only."),
+        click.option("--cog", is_flag=True, help="Write Cloud Optimized GeoTIFFs."),
+        click.option("--stac", is_flag=True, help="Write a STAC item beside the mask."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @cli.command()
-@click.argument("raster", type=click.Path())
-@model_option
+@click.argument("rasters", nargs=-1, required=True, type=click.Path())
+@click.option(
+    "-m",
+    "--model",
+    multiple=True,
+    default=["builtin"],
+    show_default=True,
+    help="Model folder. Several times: probabilities are averaged.",
+)
 @click.option(
     "-o",
     "--output",
     type=click.Path(),
     multiple=True,
     help="What to write, by its ending: .tif the mask; .shp .gpkg .fgb .geojson .parquet the polygons. Several "
-    "times for several. [default: RASTER_segments.tif and .shp in the current folder]",
+    "times for several. For several rasters a folder, or names with {stem}. [default: RASTER_segments.tif and .shp "
+    "in the current folder]",
 )
 @click.option("--aoi", type=click.Path(exists=True), help="Only inside these polygons.")
 @click.option("--bands", help="Bands of the raster to use, as 1,2,3. [default: those of the model]")
@@ -162,30 +220,47 @@ def evaluate(dataset_file: str, model: str, mask: tuple[str, ...], overwrite: bo
 @click.option("--crs", help="CRS of a raster that has none.")
 @click.option("--vector-crs", help="CRS of an AoI layer that has none.")
 @click.option("--resolution", type=float, help="Metres per pixel. [default: the model's]")
-@click.option("--min-area", "min_area_m2", default=0.0, help="Drop polygons below this area, m².")
-@click.option("--simplify", "simplify_m", default=0.0, help="Simplify polygons within this tolerance, m.")
+@product_options
+@polygon_options
+@click.option("--window", type=int, help="Largest side of a window, px. [default: from reach, memory and raster]")
+@click.option(
+    "--blend/--no-blend", default=None, help="Average windows where they overlap. [default: as the model needs]"
+)
 @device_option
 @click.option("--precision", default="auto", show_default=True, help="auto, float32 or bfloat16.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["fail", "nodata"]),
+    default="fail",
+    show_default=True,
+    help="Where the raster cannot be read: fail when all else is done, or write 255 there and list it.",
+)
+@click.option("--dry-run", is_flag=True, help="Check and tell what would happen, and stop.")
 @click.option("--restart", is_flag=True, help="Throw away finished blocks of an earlier run.")
 @overwrite_option
 @quiet_option
-def predict(raster: str, model: str, output: tuple[str, ...], quiet: bool, **given: Any) -> None:
-    """Segment RASTER: a mask and its polygons.
+def predict(rasters: tuple[str, ...], model: tuple[str, ...], output: tuple[str, ...], **given: Any) -> None:
+    """Segment RASTERS: a mask and its polygons each, or of all together.
 
     A run that was stopped goes on when it is started again in the same way.
     """
-    from gimseg.delivery import deliver
+    from gimseg.delivery import deliver_each, rehearse
 
+    quiet = given.pop("quiet")
     given["bands"] = _numbers(given["bands"])
     given["nodata"] = _nodata(given["nodata"])
+    given["products"] = _products(given)
+
+    if given.pop("dry_run"):
+        click.echo(rehearse(rasters, model, output, **given))
+        return
 
     def tell(text: str) -> None:
-        if not quiet:
-            click.echo(text, err=True)
+        click.echo(text, err=True)
 
-    done = deliver(raster, model, output, progress=_progress(quiet), tell=tell, **given)
-    if not quiet:
-        click.echo(done.text())
+    for done in deliver_each(rasters, model, output, progress=_progress(quiet), tell=None if quiet else tell, **given):
+        if not quiet:
+            click.echo(done.text())
 
 
 @cli.command()
@@ -197,8 +272,7 @@ def predict(raster: str, model: str, output: tuple[str, ...], quiet: bool, **giv
     multiple=True,
     help="Layers to write. [default: MASK.shp in the current folder]",
 )
-@click.option("--min-area", "min_area_m2", default=0.0, help="Drop polygons below this area, m².")
-@click.option("--simplify", "simplify_m", default=0.0, help="Simplify within this tolerance, m.")
+@polygon_options
 @overwrite_option
 @quiet_option
 def vectorize(mask: str, output: tuple[str, ...], quiet: bool, **given: Any) -> None:
@@ -216,6 +290,14 @@ def _progress(quiet: bool) -> Any:
     from gimseg.progress import ConsoleProgress, silent
 
     return silent if quiet else ConsoleProgress()
+
+
+def _products(given: dict[str, Any]) -> Any:
+    """Takes the options that make a `Products` out of all that was given."""
+    from gimseg.products import Products, parse_thresholds
+
+    threshold = parse_thresholds(given.pop("threshold"))
+    return Products(given.pop("probabilities"), given.pop("uncertainty"), threshold)
 
 
 def _numbers(text: str | None) -> tuple[int, ...] | None:

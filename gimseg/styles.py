@@ -22,6 +22,11 @@ _OUTLINE_MM = 0.36
 _CASING_MM = 0.76
 _CASING = "20,20,20,150"  # dark rim, so that the outline reads on bright roofs too
 _POLYGON_LAYER = "2"
+_RAMPS = {
+    "probabilities": ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725"),
+    "uncertainty": ("#000004", "#57106e", "#bc3754", "#f98e09", "#fcffa4"),
+}
+_RAMP_OPACITIES = (0, 120, 180, 220, 255)
 _MARK = "<!-- made by gimseg -->"  # gone once a person saves the style in QGIS
 
 
@@ -41,6 +46,30 @@ def vector_style(legend: Legend) -> str:
 def joint_style(legend: Legend) -> str:
     """Style of a mask and of its polygons in one: each kind of layer takes its part."""
     return _document([_pipe(legend), *_symbology(legend)])
+
+
+def share_style(what: str) -> str:
+    """Style of a raster of shares from 0 to 1: colours of its first band, the less the more see-through.
+
+    Viridis for probabilities and inferno for uncertainty: even to the eye, also without red and green.
+
+    Args:
+        what: ``"probabilities"`` or ``"uncertainty"``.
+    """
+    pipe = Element("pipe")
+    limits = {"classificationMin": "0", "classificationMax": "1"}
+    renderer = SubElement(
+        pipe,
+        "rasterrenderer",
+        {"type": "singlebandpseudocolor", "band": "1", "opacity": "1", "alphaBand": "-1"} | limits,
+    )
+    ramp = {"colorRampType": "INTERPOLATED", "classificationMode": "1", "clip": "0"}
+    ramp |= {"minimumValue": "0", "maximumValue": "1", "labelPrecision": "2"}
+    shader = SubElement(SubElement(renderer, "rastershader"), "colorrampshader", ramp)
+    for step, (colour, opacity) in enumerate(zip(_RAMPS[what], _RAMP_OPACITIES, strict=True)):
+        share = f"{step / (len(_RAMP_OPACITIES) - 1):g}"
+        SubElement(shader, "item", value=share, label=share, color=colour, alpha=str(opacity))
+    return _document([pipe])
 
 
 def style_path(layer: str | os.PathLike[str]) -> Path:
