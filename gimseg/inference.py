@@ -25,8 +25,9 @@ from gimseg.preflight import Engine, Options, Plan, choose_blocks, plan_predicti
 from gimseg.products import Products
 from gimseg.progress import Progress, format_duration, silent
 from gimseg.rasters import RasterView, Roi
-from gimseg.running import check_read, predict_blocks, write_unread
+from gimseg.running import check_read, pixels_of, predict_blocks, write_unread
 from gimseg.windows import choose_lattice
+from gimseg.workers import predict_on_devices
 
 __all__ = ["Options", "Plan", "Prediction", "Predictor", "predict"]
 
@@ -69,7 +70,8 @@ class Predictor:
 
     Args:
         model: a Model, its folder, or ``"builtin"``.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; several of one kind,
+            as ``"cuda:0,cuda:1"``, have a process each and share the blocks.
         backend: see :func:`gimseg.backends.open_backend`.
         precision: see there.
         batch: windows at once; None: 1, and 4 on CUDA.
@@ -95,7 +97,10 @@ class Predictor:
         batch: int | None = None,
     ) -> None:
         self.model = model if isinstance(model, Model) else Model.load(model)
-        self.device = _choose_device(device)
+        self.devices = tuple(_choose_device(name.strip()) for name in device.split(","))
+        self.device = self.devices[0]
+        if {item.type for item in self.devices} != {self.device.type}:
+            raise PredictionError(f"devices {device}: of one kind, or the same pixels would differ")
         self.backend = open_backend(self.model, self.device, backend=backend, precision=precision)
         self.fingerprint = self.model.fingerprint()
         self._chosen_here = {"backend": backend == precision == "auto", "batch": batch is None}
@@ -182,7 +187,10 @@ class Predictor:
         with Parts(plan.output, plan.identity, planes=plan.planes, restart=plan.options.restart) as parts:
             skip_damaged = plan.options.on_error == "nodata"
             todo = parts.unfinished(plan.blocks, keep_damaged=skip_damaged)
-            predict_blocks(plan, self._network(plan), parts, todo, progress)
+            if len(self.devices) > 1:
+                predict_on_devices(plan, self.model, self.devices, parts, progress)
+            else:
+                predict_blocks(plan, self._network(plan), parts, todo, progress, pixels_of(todo))
             if not skip_damaged:
                 check_read(plan, parts)
             counts = assemble(plan, parts, progress)

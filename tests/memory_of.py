@@ -1,6 +1,6 @@
 """Predict a raster with a network that costs nothing, and print the peak memory of this process, MB.
 
-    python memory_of.py RASTER OUTPUT [RESOLUTION]
+python memory_of.py RASTER OUTPUT [RESOLUTION]
 """
 
 from __future__ import annotations

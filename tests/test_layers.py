@@ -57,6 +57,7 @@ LAYERS = (
     "computing",
     "pipeline",
     "running",
+    "workers",
     "inference",
     "styles",
     "tracing",
