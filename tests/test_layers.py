@@ -69,6 +69,7 @@ LAYERS = (
     "computing",
     "pipeline",
     "running",
+    "workers",
     "inference",
     "styles",
     "tracing",
