@@ -153,7 +153,9 @@ def candidates(device: torch.device, backend: str = "auto", precision: str = "au
     return (REFERENCE, *others)
 
 
-def trial_windows(model: Model, window: int | tuple[int, int] | None = None, batch: int = 1) -> tuple[torch.Tensor, ...]:
+def trial_windows(
+    model: Model, window: int | tuple[int, int] | None = None, batch: int = 1
+) -> tuple[torch.Tensor, ...]:
     """Two batches, normalised float32 (batch, bands, rows, cols): of the model's exemplars, or noise without any.
 
     A window is at most 512 px a side: large enough to tell the libraries apart.

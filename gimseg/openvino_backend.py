@@ -32,6 +32,8 @@ PRECISIONS = ("float32", "bfloat16", "int8")
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 _SHAPES = 4
 """Compiled shapes that are kept: each has its own copy of the weights."""
+_REFUSALS = (RuntimeError, ValueError, TypeError, KeyError, AttributeError, AssertionError)
+"""What torch and OpenVINO raise where a network cannot be written down as a graph."""
 _CALIBRATION = 16 * 2**20
 """Pixels that int8's ranges are taken from, at most."""
 
@@ -176,16 +178,18 @@ def _convert(network: torch.nn.Module, bands: int, shape: tuple[int, int]) -> An
         # Computes no pixel, so it takes as long for a large window as for a small one.
         program = torch.export.export(network, (torch.zeros(1, bands, *shape),))
         return openvino.convert_model(program)
-    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, AssertionError, NotImplementedError) as error:
+    except _REFUSALS as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise PredictionError(
-            f"OpenVINO cannot take this {type(network).__name__} ({str(error).strip().splitlines()[0]}): take the "
-            "backend torch"
+            f"OpenVINO cannot take this {type(network).__name__} ({reason}): take the backend torch"
         ) from error
 
 
 def _quantise(converted: Any, exemplars: list[np.ndarray], shape: tuple[int, int]) -> Any:
-    import nncf
-
+    try:
+        import nncf
+    except ImportError as error:
+        raise PredictionError("int8 needs nncf: `pip install gimseg[int8]`, or take another precision") from error
     images = mosaic(exemplars, shape)[: max(1, _CALIBRATION // (shape[0] * shape[1]))]
     calibration = nncf.Dataset([np.ascontiguousarray(image[None], np.float32) for image in images])
     return nncf.quantize(converted, calibration, subset_size=len(images), preset=nncf.QuantizationPreset.MIXED)

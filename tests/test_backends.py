@@ -195,9 +195,9 @@ def test_another_model_is_tried_anew(cache_home: Path) -> None:
 
 
 def test_a_damaged_memory_is_no_error_and_is_mended(cache_home: Path) -> None:
-    name, _ = open_and_listen(1e5)
+    open_and_listen(1e5)
     path = cache_home / "backends.json"
-    for damage in (b"{", b"[]", b"\xff\xfe", json.dumps(dict.fromkeys(json.loads(path.read_text()), [3])).encode()):
+    for damage in (b"{", b"[]", b"\xff\xfe", json.dumps({key: [3] for key in json.loads(path.read_text())}).encode()):
         path.write_bytes(damage)
         assert len(open_and_listen(1e5)[1]) == len(candidates(CPU))
     assert open_and_listen(1e5)[1] == []
@@ -336,9 +336,9 @@ def test_int8_is_calibrated_on_the_exemplars_and_nearly_agrees(tmp_path: Path) -
     ],
 )
 def test_memory_that_runs_out_is_told_with_numbers(error: Exception) -> None:
-    with pytest.raises(DeviceMemoryError, match=r"4 windows of 32 x 64 px with 3 bands .* cpu"):
-        with memory_errors(torch.zeros(4, 3, 32, 64)):
-            raise error
+    told = pytest.raises(DeviceMemoryError, match=r"4 windows of 32 x 64 px with 3 bands .* cpu")
+    with told, memory_errors(torch.zeros(4, 3, 32, 64)):
+        raise error
 
 
 def test_another_error_stays_what_it_is() -> None:
