@@ -112,9 +112,10 @@ def run_geoai_predict_geotiff(raster: Path, model: Path, mask: Path) -> None:
     from geoai.inference import predict_geotiff
 
     predict_geotiff(
-        network(model), str(raster), str(mask), tile_size=WINDOW, overlap=WINDOW // 4, batch_size=1, num_classes=CLASSES,
-        preprocess_fn=lambda pixels: pixels.astype(np.float32), postprocess_fn=lambda values: values.argmax(0)[None],
-        output_dtype="uint8", output_nodata=255, device="cpu", verbose=False,
+        network(model), str(raster), str(mask), tile_size=WINDOW, overlap=WINDOW // 4, batch_size=1,
+        num_classes=CLASSES, preprocess_fn=lambda pixels: pixels.astype(np.float32),
+        postprocess_fn=lambda values: values.argmax(0)[None], output_dtype="uint8", output_nodata=255,
+        device="cpu", verbose=False,
     )  # fmt: skip
 
 
