@@ -13,7 +13,7 @@ from gimseg.errors import PredictionError
 from gimseg.models import Model
 from gimseg.openvino_backend import OpenVinoBackend, read_exemplars
 from gimseg.progress import Progress, silent
-from gimseg.torch_backend import TorchBackend, half_precision
+from gimseg.torch_backend import TorchBackend, quick_precision
 from gimseg.trials import Memory, Trial, choose, noise, run_trial, trial_key
 
 BACKENDS = ("auto", "torch", "openvino")
@@ -141,7 +141,7 @@ def candidates(device: torch.device, backend: str = "auto", precision: str = "au
     if backend == "openvino" or precision == "int8":
         return (f"openvino {'float32' if precision == 'auto' else precision}",)
     if device.type != "cpu":
-        return (f"torch {half_precision(device) if precision == 'auto' else precision}",)
+        return (f"torch {quick_precision(device) if precision == 'auto' else precision}",)
     if precision == "float32":
         return (REFERENCE,)
     quick = openvino_backend.is_installed() and backend != "torch"
@@ -175,13 +175,14 @@ def _try(
 ) -> tuple[list[Trial], bool]:
     """Time the candidates; whether all were, or the reference turned out to be quick enough for this run."""
     trials: list[Trial] = []
-    classes: list[np.ndarray] = []
+    reference: list[np.ndarray] = []
     for number, name in enumerate(names):
         progress("choose a backend", number, len(names), "backends", name)
         try:
             backend = backend_by_name(model, torch.device("cpu"), name)
-            classes = classes or [model.recipe.classify(backend.logits(images)) for images in windows]
-            trials.append(run_trial(name, backend.logits, windows, model.recipe, classes))
+            trial, classes = run_trial(name, backend.logits, windows, model.recipe, reference)
+            reference = reference or classes
+            trials.append(trial)
         except PredictionError:
             if name == names[0]:
                 raise

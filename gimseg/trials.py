@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from gimseg import __version__
+from gimseg.outputs import write_text
 from gimseg.recipes import Recipe
 
 Compute = Callable[[torch.Tensor], torch.Tensor]
@@ -46,8 +46,8 @@ class Trial:
 
 
 def run_trial(
-    name: str, compute: Compute, images: Sequence[torch.Tensor], recipe: Recipe, reference: Sequence[np.ndarray]
-) -> Trial:
+    name: str, compute: Compute, images: Sequence[torch.Tensor], recipe: Recipe, reference: Sequence[np.ndarray] = ()
+) -> tuple[Trial, list[np.ndarray]]:
     """Compute images, the first once more beforehand, since what is done for the first time takes longer.
 
     Args:
@@ -55,7 +55,10 @@ def run_trial(
         compute: its network.
         images: (N, bands, rows, cols) each.
         recipe: makes classes of logits.
-        reference: classes of each of the images; empty: these are the reference.
+        reference: classes of each of the images; none: these will be the reference.
+
+    Returns:
+        how it did, and the classes of each of the images.
     """
     compute(images[0])
     seconds = []
@@ -65,8 +68,8 @@ def run_trial(
         logits = compute(image)
         seconds.append((time.perf_counter() - started) / (image[:, 0].numel() / 1e6))
         classes.append(recipe.classify(logits))
-    same = [np.mean(mine == other) for mine, other in zip(classes, reference, strict=True)] if reference else [1.0]
-    return Trial(name, min(seconds), float(np.mean(same)))
+    same = [np.mean(mine == other) for mine, other in zip(classes, reference or classes, strict=True)]
+    return Trial(name, min(seconds), float(np.mean(same))), classes
 
 
 def choose(trials: Sequence[Trial]) -> Trial:
@@ -118,10 +121,7 @@ class Memory:
         latest = dict(list(kept.items())[1 - _REMEMBERED :]) | {key: [asdict(trial) for trial in trials]}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=self.path.name, dir=self.path.parent)
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(latest, file, indent=1)
-            os.replace(name, self.path)
+            write_text(self.path, json.dumps(latest, indent=1))
         except OSError:
             return
 

@@ -121,6 +121,15 @@ def test_openvino_gives_an_image_the_same_whatever_is_beside_it() -> None:
     assert torch.equal(backend.logits(given)[1:2], backend.logits(given[1:2]))
 
 
+@pytest.mark.parametrize("name", ["torch float32", "openvino float32"])
+def test_the_caller_may_be_in_inference_mode(name: str) -> None:
+    given = images("Reach", 1, (20, 28))
+    with torch.inference_mode():
+        logits = backend_by_name(some_model("Reach"), CPU, name).logits(given.clone())
+        again = some_model("Reach").network(given)
+    assert torch.allclose(logits, again, atol=1e-4)
+
+
 def test_openvino_keeps_a_few_shapes_and_forgets_the_others() -> None:
     backend = OpenVinoBackend(some_model("Reach"))
     for side in (8, 12, 16, 20, 24, 8):
