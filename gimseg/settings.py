@@ -25,8 +25,8 @@ class Settings:
         encoder: encoder, by its name there (``tu-…``: timm).
         encoder_weights: pretrained weights of the encoder, or None for random ones.
         network_options: further arguments of the architecture; None: see :attr:`options`.
-        loss: sum of losses by name, as in ``0.5*bce + focal_tversky(exponent=0.75)``;
-            ``ce`` is ``bce`` where there is one class.
+        loss: sum of losses by name, as in ``0.5*bce + focal_tversky(exponent=0.75)``
+            or ``dice + ramp(0, 1)*boundary``; ``ce`` is ``bce`` where there is one class.
         optimiser: ``muon``, ``adamw``, ``adam`` or ``sgd``.
         learning_rate: the highest rate.
         weight_decay: decay of weights.

@@ -35,7 +35,7 @@ def cldice_loss(logits: Tensor, labels: Tensor, *, iterations: float = 3, smooth
         LossError: shapes, labels or arguments that do not fit.
 
     Source: Shit et al. 2021, arXiv 2003.07311, and the authors' code (3 iterations, smooth 1).
-    MONAI adds 1e-4 and 1 to the denominators of the harmonic mean, and counts each window alone.
+    MONAI adds 1e-4 to the denominator of the harmonic mean and counts each window alone.
     """
     check_options(iterations=iterations, smooth=smooth)
     if iterations != int(iterations):
