@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gimseg import Dataset
-from gimseg.datasets import Datasets, WindowRequest, read_datasets
+from gimseg.datasets import Datasets, read_datasets
+from gimseg.labelled_windows import WindowRequest
 from gimseg.legend import UNLABELLED
 from gimseg.losses import parse_loss
 from gimseg.sampling import Survey, WindowSampler, band_statistics, covering_windows
@@ -234,11 +235,13 @@ def draw(path: Path, curves: dict[str, np.ndarray], steps: int) -> None:
         for text in texts:
             if text in curves:
                 axes.plot(x, curves[text], marker=".", label=text if len(text) < 45 else "compound")
-        axes.set(title=family, xlabel="steps", ylabel="IoU on unseen ground", ylim=(0, None))
+        axes.set(title=family, xlabel="steps", ylabel="IoU on unseen ground")
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(frameon=False, fontsize=8)
     panels[-1].axis("off")
+    # Shared axes: set once, when all lines are there.
+    panels[0].set_ylim(bottom=0)
     figure.savefig(path, dpi=90)
 
 

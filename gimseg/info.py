@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gimseg.datasets import Datasets, WindowRequest, read_datasets
+from gimseg.datasets import Datasets, read_datasets
 from gimseg.errors import DatasetError
 from gimseg.labelled_scenes import LabelledScene
+from gimseg.labelled_windows import WindowRequest
 from gimseg.legend import UNLABELLED
 from gimseg.models import Model
 from gimseg.outputs import check_outputs, staged
