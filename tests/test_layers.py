@@ -51,6 +51,7 @@ LAYERS = (
     "preflight",
     "inference",
     "styles",
+    "outlines",
     "tracing",
     "instances",
     "right_angles",
