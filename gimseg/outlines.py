@@ -55,10 +55,7 @@ def find_corners(block: np.ndarray, same_right: np.ndarray, row: int) -> tuple[n
         corners, int64, and pixels, both (n,): those of the rows - 1 lattice rows inside the block.
     """
     width = block.shape[1]
-    same_below = block[1:] == block[:-1]
-    straight = same_right[:-1, :-1] & same_right[1:, :-1]
-    straight |= same_below[:, :-1] & same_below[:, 1:]
-    rows, columns = np.nonzero(~straight)
+    rows, columns = np.nonzero(_turning(block, same_right))
     northwest = rows * width + columns
     place = (rows.astype(np.int64) + row) << _ROW | columns.astype(np.int64) << _COLUMN
     flat = block.ravel()
@@ -78,6 +75,32 @@ def find_corners(block: np.ndarray, same_right: np.ndarray, row: int) -> tuple[n
             corners.append(place[turns] | (right * _RIGHT | down * _DOWN | vertical * _VERTICAL))
             pixels.append(pixel[turns])
     return np.concatenate(corners), np.concatenate(pixels)
+
+
+def find_nodes(block: np.ndarray) -> np.ndarray:
+    """Lattice points at which an outline turns, or more than two regions meet.
+
+    Args:
+        block: (rows, columns) of pixels.
+
+    Returns:
+        bool (rows - 1, columns - 1): the lattice points between them.
+
+    Example:
+        >>> find_nodes(np.array([[1, 1, 2], [1, 1, 3], [1, 1, 3]])).tolist()
+        [[False, True], [False, False]]
+    """
+    same_right = np.ones(block.shape, bool)
+    np.equal(block[:, 1:], block[:, :-1], out=same_right[:, :-1])
+    return _turning(block, same_right)
+
+
+def _turning(block: np.ndarray, same_right: np.ndarray) -> np.ndarray:
+    """Where neither both rows nor both columns of the four pixels around a lattice point are constant."""
+    same_below = block[1:] == block[:-1]
+    straight = same_right[:-1, :-1] & same_right[1:, :-1]
+    straight |= same_below[:, :-1] & same_below[:, 1:]
+    return ~straight
 
 
 def link(corners: np.ndarray, regions: np.ndarray) -> tuple[Outlines, np.ndarray]:

@@ -15,7 +15,7 @@ multipolygon: one ring around both would touch itself, which is not valid.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import shapely
@@ -115,6 +115,28 @@ def join(strips: Iterable[Strip], connectivity: int = 4) -> Iterator[Traced]:
         yield tracer.finish()
 
 
+class Rows(Protocol):
+    """A mask of which some rows can be read, in any process."""
+
+    def read(self, top: int, bottom: int) -> np.ndarray:
+        """uint8 (bottom - top, width), 0 where there is no polygon."""
+
+
+def read_strips(source: Rows, pixels: int, connectivity: int, cut: tuple[int, int]) -> list[Strip]:
+    """Read some rows of a mask, and work on about so many pixels of them at once, alone.
+
+    Args:
+        source: the mask.
+        pixels: a strip has about as many, and one row at least.
+        connectivity: 4 or 8.
+        cut: rows (top, bottom) to read.
+    """
+    top, bottom = cut
+    labels = source.read(top, bottom)
+    rows = max(1, pixels // labels.shape[1])
+    return [strip_of(labels[start : start + rows], top + start, connectivity) for start in range(0, len(labels), rows)]
+
+
 def strip_of(labels: np.ndarray, row: int, connectivity: int = 4) -> Strip:
     """Work on a strip alone.
 
@@ -123,21 +145,17 @@ def strip_of(labels: np.ndarray, row: int, connectivity: int = 4) -> Strip:
         row: of the mask in which it begins.
         connectivity: 4 or 8.
     """
-    block = _padded(labels)
-    runs = _Runs.of(block)
+    block = padded(labels)
+    runs = Runs.of(block)
     corners, pixels = find_corners(block, runs.same_right, row + 1)
     regions = runs.joined(connectivity=4)
     groups = regions if connectivity == 4 else runs.joined(connectivity=8)
-    width = block.shape[1]
-    first, last = runs.starts < width, runs.starts >= (len(labels) - 1) * width
+    edge, number, on_edges = runs.edge_regions(regions)
 
-    n = regions.max(initial=-1) + 1
+    n = len(number)
     values, group_of_region = np.zeros(n, np.uint8), np.zeros(n, np.int64)
     values[regions] = block.ravel()[runs.starts]
     group_of_region[regions] = groups
-    edge = np.unique(regions[first | last])
-    number = np.full(n, -1)
-    number[edge] = np.arange(len(edge))
     group_of_region = _edge_first(group_of_region, edge)
 
     owners = regions[runs.at(pixels)]
@@ -148,7 +166,7 @@ def strip_of(labels: np.ndarray, row: int, connectivity: int = 4) -> Strip:
     return Strip(
         len(labels),
         labels[[0, -1]],
-        (number[regions[first]], number[regions[last]]),
+        on_edges,
         values[edge],
         group_of_region[edge],
         corners[~inside][order],
@@ -169,8 +187,59 @@ def _edge_first(groups: np.ndarray, edge: np.ndarray) -> np.ndarray:
     return number[groups]
 
 
+class Crossing(NamedTuple):
+    """What regions are after a seam. Nodes are the regions open before, then the edge regions of the strip.
+
+    Attributes:
+        runs: those of the two rows at the seam.
+        node_of_run: the node of each.
+        n_before: number of regions open before.
+        label: the region that each node is now.
+        open_labels: the regions that stay open, in the order of their new numbers.
+        into: region -> its number among the open ones, -1 if it is closed.
+    """
+
+    runs: Runs
+    node_of_run: np.ndarray
+    n_before: int
+    label: np.ndarray
+    open_labels: np.ndarray
+    into: np.ndarray
+
+
+class Seam:
+    """Which regions are open below the rows seen so far.
+
+    Args:
+        width: columns of the mask, px.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._row = np.zeros(width, np.uint8)
+        self._open_of_run = np.empty(0, np.int64)
+        self._n_open = 0
+
+    def cross(self, edges: np.ndarray, regions: tuple[np.ndarray, np.ndarray], n_edge: int) -> Crossing:
+        """Take the next strip.
+
+        Args:
+            edges: uint8 (2, width), its first and its last row.
+            regions: the edge region of each run of the first row, and of the last.
+            n_edge: number of its edge regions.
+        """
+        runs = Runs.of(padded(np.stack([self._row, edges[0]])))
+        node_of_run = np.concatenate([self._open_of_run, self._n_open + regions[0]])
+        label = _components(node_of_run[runs.touching(4)], self._n_open + n_edge)
+        open_labels, open_of_run = np.unique(label[self._n_open + regions[1]], return_inverse=True)
+        into = np.full(label.max(initial=-1) + 1, -1)
+        into[open_labels] = np.arange(len(open_labels))
+        crossing = Crossing(runs, node_of_run, self._n_open, label, open_labels, into)
+        self._row, self._open_of_run, self._n_open = edges[1], open_of_run, len(open_labels)
+        return crossing
+
+
 class Tracer:
-    """The seam between the strips seen and those to come.
+    """The corners of open regions, from strip to strip.
 
     Args:
         width: columns of the mask, px.
@@ -179,59 +248,51 @@ class Tracer:
 
     def __init__(self, width: int, connectivity: int = 4) -> None:
         self._connectivity = connectivity
+        self._width = width
         self._row = 0
-        self._last_row = np.zeros(width, np.uint8)
-        self._open_of_run = np.empty(0, np.int64)  # the runs of the last row -> open region
+        self._seam = Seam(width)
         self._held: list[list[np.ndarray]] = []  # open region -> its corners so far
         self._values = np.empty(0, np.uint8)  # of the open regions
         self._groups = _Groups()
 
     def feed(self, strip: Strip) -> Traced:
         """Take the next strip; give the regions that it closes."""
-        seam = _Runs.of(_padded(np.stack([self._last_row, strip.edges[0]])))
-        n_open = len(self._held)
-        node_of_run = np.concatenate([self._open_of_run, n_open + strip.regions[0]])
-        nodes = n_open + len(strip.values)
-        label = _components(node_of_run[seam.touching(4)], nodes)
-        open_labels, open_of_run = np.unique(label[n_open + strip.regions[1]], return_inverse=True)
-        into = np.full(label.max(initial=-1) + 1, -1)
-        into[open_labels] = np.arange(len(open_labels))
-        values = np.zeros(len(into), np.uint8)
+        crossing = self._seam.cross(strip.edges, strip.regions, len(strip.values))
+        runs, label = crossing.runs, crossing.label
+        values = np.zeros(len(crossing.into), np.uint8)
         values[label] = np.concatenate([self._values, strip.values])
 
-        corners, pixels = find_corners(seam.block, seam.same_right, self._row)
+        corners, pixels = find_corners(runs.block, runs.same_right, self._row)
         corners = np.concatenate([strip.corners, corners])
-        owners = label[np.concatenate([n_open + strip.owners, node_of_run[seam.at(pixels)]])]
-        closed, closed_labels = link(*self._hold(corners, owners, label[:n_open], into))
+        nodes = np.concatenate([crossing.n_before + strip.owners, crossing.node_of_run[runs.at(pixels)]])
+        closed, closed_labels = link(*self._hold(corners, label[nodes], crossing))
         self._row += strip.rows
-        self._last_row, self._open_of_run, self._values = strip.edges[1], open_of_run, values[open_labels]
+        self._values = values[crossing.open_labels]
         if self._connectivity == 8:
-            joined = self._groups.join(strip, node_of_run[seam.touching(8)], label, open_labels)
+            joined = self._groups.join(strip, crossing)
             return self._groups.close(joined, strip, Traced(closed.geometries(), values[closed_labels]), closed_labels)
         polygons = np.concatenate([strip.done.geometries(), closed.geometries()])
         return Traced(polygons, np.concatenate([strip.done_values, values[closed_labels]]))
 
     def finish(self) -> Traced:
         """The regions that the lower edge of the mask closes."""
-        return self.feed(strip_of(np.zeros((1, len(self._last_row)), np.uint8), self._row, self._connectivity))
+        return self.feed(strip_of(np.zeros((1, self._width), np.uint8), self._row, self._connectivity))
 
-    def _hold(
-        self, corners: np.ndarray, regions: np.ndarray, region_of_open: np.ndarray, open_of_region: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _hold(self, corners: np.ndarray, regions: np.ndarray, crossing: Crossing) -> tuple[np.ndarray, np.ndarray]:
         """Keep the corners of open regions, give those of closed ones with their region."""
-        held: list[list[np.ndarray]] = [[] for _ in range(open_of_region.max(initial=-1) + 1)]
+        held: list[list[np.ndarray]] = [[] for _ in crossing.open_labels]
         done_corners, done_regions = [], []
-        for chunks, region in zip(self._held, region_of_open.tolist(), strict=True):
-            into = open_of_region[region]
+        for chunks, region in zip(self._held, crossing.label[: crossing.n_before].tolist(), strict=True):
+            into = crossing.into[region]
             if into >= 0:
                 held[into] = held[into] + chunks if held[into] else chunks
             else:
                 done_corners += chunks
                 done_regions += [np.full(len(chunk), region) for chunk in chunks]
-        into = open_of_region[regions]
+        into = crossing.into[regions]
         done_corners.append(corners[into < 0])
         done_regions.append(regions[into < 0])
-        for region, chosen in _by_number(into, into >= 0):
+        for region, chosen in by_number(into, into >= 0):
             held[region].append(corners[chosen])
         self._held = held
         return np.concatenate(done_corners), np.concatenate(done_regions)
@@ -244,20 +305,15 @@ class _Groups:
         self._of_open = np.empty(0, np.int64)  # open region -> open group
         self._parts: list[list[Traced]] = []  # open group -> polygons of its finished regions
 
-    def join(self, strip: Strip, touching: np.ndarray, label: np.ndarray, open_labels: np.ndarray) -> _Joined:
-        """Number the groups anew across a seam.
-
-        Args:
-            touching: (2, n) pairs of nodes, open regions first, then edge regions of the strip.
-            label: the region that each node is now.
-            open_labels: those regions that stay open.
-        """
+    def join(self, strip: Strip, crossing: Crossing) -> _Joined:
+        """Number the groups anew across a seam."""
+        touching, label = crossing.node_of_run[crossing.runs.touching(8)], crossing.label
         n_old, n_edge = len(self._parts), strip.groups.max(initial=-1) + 1
         group_of_node = np.concatenate([self._of_open, n_old + strip.groups])
         joined = _components(group_of_node[touching], n_old + n_edge)
         of_label = np.empty(label.max(initial=-1) + 1, np.int64)
         of_label[label] = joined[group_of_node]
-        still_open, self._of_open = np.unique(of_label[open_labels], return_inverse=True)
+        still_open, self._of_open = np.unique(of_label[crossing.open_labels], return_inverse=True)
         # Groups that are complete inside the strip follow those of the seam.
         n_joined = joined.max(initial=-1) + 1
         n_inside = max(strip.done_groups.max(initial=-1) + 1 - n_edge, 0)
@@ -282,7 +338,7 @@ class _Groups:
                 done += chunks
                 done_groups += [np.full(len(chunk.values), group) for chunk in chunks]
         stays = into[groups] >= 0
-        for group, chosen in _by_number(into[groups], stays):
+        for group, chosen in by_number(into[groups], stays):
             held[group].append(Traced(parts.polygons[chosen], parts.values[chosen]))
         self._parts = held
         done.append(Traced(parts.polygons[~stays], parts.values[~stays]))
@@ -299,7 +355,7 @@ class _Joined(NamedTuple):
     still_open: np.ndarray
 
 
-class _Runs(NamedTuple):
+class Runs(NamedTuple):
     """Horizontal runs of equal pixels, background left out.
 
     Attributes:
@@ -313,7 +369,7 @@ class _Runs(NamedTuple):
     starts: np.ndarray
 
     @classmethod
-    def of(cls, block: np.ndarray) -> _Runs:
+    def of(cls, block: np.ndarray) -> Runs:
         same_right = np.ones(block.shape, bool)
         flat = block.ravel()
         np.equal(flat[1:], flat[:-1], out=same_right.ravel()[:-1])
@@ -341,15 +397,31 @@ class _Runs(NamedTuple):
         """The region of each run, numbered from 0."""
         return _components(self.touching(connectivity), len(self.starts))
 
+    def edge_regions(self, regions: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
+        """The regions with a pixel in the first or the last row, numbered from 0.
 
-def _padded(labels: np.ndarray) -> np.ndarray:
+        Args:
+            regions: of each run.
+
+        Returns:
+            those regions; region -> its number among them or -1; the numbers along the first row and the last.
+        """
+        height, width = self.block.shape
+        first, last = self.starts < width, self.starts >= (height - 1) * width
+        edge = np.unique(regions[first | last])
+        number = np.full(regions.max(initial=-1) + 1, -1)
+        number[edge] = np.arange(len(edge))
+        return edge, number, (number[regions[first]], number[regions[last]])
+
+
+def padded(labels: np.ndarray) -> np.ndarray:
     """Rows with a column of background on either side."""
     block = np.zeros((len(labels), labels.shape[1] + 2), np.uint8)
     block[:, 1:-1] = labels
     return block
 
 
-def _by_number(numbers: np.ndarray, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+def by_number(numbers: np.ndarray, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Each number with the places at which it stands and is wanted."""
     places = np.flatnonzero(wanted)
     places = places[np.argsort(numbers[places], kind="stable")]

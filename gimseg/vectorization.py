@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from queue import Full, Queue
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import geopandas as gpd
 import numpy as np
@@ -23,6 +24,8 @@ from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 
 from gimseg.cleaning import Cleaned, Cleaning
+from gimseg.coverage import Band, Simplifier, cover
+from gimseg.crew import Crew, cores
 from gimseg.errors import GridError, LegendError, OutputError, RasterError, TilingError
 from gimseg.ground import Ground
 from gimseg.legend import BACKGROUND, LEGEND_TAG, UNLABELLED, Legend, LegendClass, default_colour
@@ -30,7 +33,7 @@ from gimseg.outputs import check_outputs, staged
 from gimseg.progress import Progress, silent
 from gimseg.raster_files import DRIVERS, RasterFile, check_blocks, check_file, mask_kind, open_dataset
 from gimseg.styles import joint_style, read_own_style, write_style
-from gimseg.tracing import Traced, trace
+from gimseg.tracing import Strip, Traced, join, read_strips
 from gimseg.vector_output import check_features, write_features
 
 OBJECT_NAMES = ("connectivity", "instances")
@@ -40,7 +43,11 @@ PathLike = str | os.PathLike[str]
 
 _Frames: TypeAlias = "Queue[gpd.GeoDataFrame | None]"
 
+_Part = TypeVar("_Part", Strip, Band)
+
 _CHUNK = 10_000  # features written together: the writers are slow in small bites
+_WORTH_WORKERS = 2**27  # pixels from which on more processes are faster than one
+_MOST_WORKERS = 3  # more would wait for this process, which writes
 _MAX_READ = 2**26  # pixels read together at most, to decode each block of the file once
 
 
@@ -104,7 +111,7 @@ def vectorize(
     """
     paths = tuple(map(Path, [outputs] if isinstance(outputs, str | os.PathLike) else outputs))
     steps = Cleaning(**cleaning)
-    _check_request(paths, block, connectivity)
+    _check_request(paths, block, connectivity, steps)
     check_outputs(paths, [mask], overwrite=overwrite)
     source = _Mask.open(mask)
     ground = Ground.of(source.transform, source.crs_wkt, source.file.shape)
@@ -114,18 +121,23 @@ def vectorize(
     for path in paths:
         check_features(path, fields, ground.crs)
     names = _Names(legend or legend_of_mask(mask))
-    objects = _gathered(trace(source.strips(block, progress)))
-    frames = _frames(steps.stream(objects, ground), ground, names)
     kept = {} if overwrite else {path: read_own_style(path) for path in paths}
-    _write_all(paths, frames, fields, ground.crs, lambda path: kept.get(path) or joint_style(names.legend()))
+    with Crew(_workers(source)) as crew:
+        traced = _traced(source, crew, _Way(connectivity, block, steps, ground.pixel_m), progress)
+        frames = _frames(steps.stream(_gathered(traced), ground), ground, names)
+        _write_all(paths, frames, fields, ground.crs, lambda path: kept.get(path) or joint_style(names.legend()))
     return Vectorized(sum(names.counts.values()), dict(names.counts), paths, names.legend(), ground.notes)
 
 
-def _check_request(paths: Sequence[Path], block: int, connectivity: int) -> None:
+def _check_request(paths: Sequence[Path], block: int, connectivity: int, steps: Cleaning) -> None:
     if not paths:
         raise OutputError("no output is given: name one at least, like polygons.gpkg")
     if block < 1 or connectivity not in (4, 8):
         raise TilingError(f"block={block}, connectivity={connectivity}: the block must be 1 at least, the other 4 or 8")
+    if steps.coverage and connectivity == 8:
+        raise TilingError(
+            "coverage=True, connectivity=8: neighbours that touch at corners have no edge to share; give 4"
+        )
 
 
 def legend_of_mask(path: PathLike) -> Legend | None:
@@ -188,21 +200,16 @@ class _Mask:
             wkt = dataset.crs.to_wkt() if dataset.crs else None
             return cls(file, dataset.transform, wkt, dataset.block_shapes[0][0])
 
-    def strips(self, block: int, progress: Progress) -> Iterator[np.ndarray]:
-        """Rows from the top, uint8 (rows, width), 0 where there is no polygon."""
+    def cuts(self, block: int) -> list[tuple[int, int]]:
+        """Rows (top, bottom) to be read at once: whole blocks of the file, about block x block px or more."""
         height, width = self.file.shape
         rows = max(1, block * block // width)
         whole_blocks = -(-rows // self.block_height) * self.block_height
-        read = whole_blocks if whole_blocks * width <= _MAX_READ else rows
-        progress("polygons", 0, height * width / 1e6, "Mpx")
-        for top in range(0, height, read):
-            labels = self._labels(top, min(top + read, height))
-            for start in range(0, len(labels), rows):
-                strip = labels[start : start + rows]
-                yield strip
-                progress("polygons", (top + start + len(strip)) * width / 1e6, height * width / 1e6, "Mpx")
+        step = whole_blocks if whole_blocks * width <= _MAX_READ else rows
+        return [(top, min(top + step, height)) for top in range(0, height, step)]
 
-    def _labels(self, top: int, bottom: int) -> np.ndarray:
+    def read(self, top: int, bottom: int) -> np.ndarray:
+        """Some rows, uint8 (rows, width), 0 where there is no polygon."""
         values = self.file.read((slice(top, bottom), slice(0, self.file.shape[1]))).data[0]
         with np.errstate(invalid="ignore"):
             labels = values.astype(np.uint8, copy=False)
@@ -243,6 +250,42 @@ class _Names:
     @property
     def _given_names(self) -> tuple[str, ...]:
         return self.given.names if self.given else ()
+
+
+class _Way(NamedTuple):
+    """How outlines come about."""
+
+    connectivity: int
+    block: int
+    steps: Cleaning
+    pixel_m: tuple[float, float]
+
+
+def _traced(source: _Mask, crew: Crew, way: _Way, progress: Progress) -> Iterator[Traced]:
+    """Outlines of the whole mask, exact or simplified as a coverage."""
+    if way.steps.coverage:
+        simplifier = Simplifier(source, source.file.shape, way.steps.simplify_m, way.pixel_m)
+        return cover(_told(crew.map(simplifier.band, simplifier.tops()), source, progress))
+    task = partial(read_strips, source, way.block * way.block, way.connectivity)
+    strips = (strip for some in crew.map(task, source.cuts(way.block)) for strip in some)
+    return join(_told(strips, source, progress), way.connectivity)
+
+
+def _told(strips: Iterable[_Part], source: _Mask, progress: Progress) -> Iterator[_Part]:
+    """The same strips or bands, and how many pixels they are."""
+    height, width = source.file.shape
+    rows = 0
+    progress("polygons", 0, height * width / 1e6, "Mpx")
+    for strip in strips:
+        yield strip
+        rows += strip.rows
+        progress("polygons", rows * width / 1e6, height * width / 1e6, "Mpx")
+
+
+def _workers(source: _Mask) -> int:
+    """Processes that trace while this one measures and writes; none for masks that take less time than their start."""
+    height, width = source.file.shape
+    return min(cores() - 1, _MOST_WORKERS) if height * width >= _WORTH_WORKERS else 0
 
 
 def _frames(cleaned: Iterable[Cleaned], ground: Ground, names: _Names) -> Iterator[gpd.GeoDataFrame]:
