@@ -66,8 +66,8 @@ class Cleaning:
             raise TilingError("coverage=True and simplify_m=0: say within how many metres a coverage is simplified")
         if self.coverage and (self.smooth_m or self.right_angles):
             raise TilingError(
-                f"coverage=True with smooth_m={self.smooth_m:g}, right_angles={self.right_angles}: both move each outline "
-                "by itself, so that neighbours would part; leave the coverage out, or these"
+                f"coverage=True with smooth_m={self.smooth_m:g}, right_angles={self.right_angles}: both move outlines "
+                "one by one, so that neighbours would part; leave the coverage out, or these"
             )
 
     def check(self, ground: Ground, raster: object) -> None:

@@ -21,6 +21,10 @@ from gimseg.tracing import Rows, Runs, Seam, Traced, by_number, padded, trace
 TILE = 1024
 """Side of a tile, px."""
 
+_SHAKE = 1e-4
+# Odd, with bits all over: products spread over all 64 bits.
+_ODD = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F)
+
 
 class Band(NamedTuple):
     """Simplified pieces of a row of tiles; its edge regions as in :class:`gimseg.tracing.Strip`.
@@ -80,10 +84,9 @@ class Simplifier(NamedTuple):
         inside, origin = around[:, left : left + self.tile + 2], np.array([left, top])
         traced = _joined(trace([inside[1:-1, 1:-1] + np.uint8(1)]))
         exact = with_nodes(traced.polygons, find_nodes(inside))
-        metres = shapely.transform(exact, lambda xy: xy * self.scale)
+        metres = shapely.transform(exact, lambda xy: _shaken(xy + origin) * self.scale)
         simple = shapely.coverage_simplify(metres, self.tolerance, simplify_boundary=False)
-        # Vertices that are left are corners of pixels: whole numbers.
-        simple = shapely.transform(simple, lambda xy: np.rint(xy / self.scale) + origin)
+        simple = shapely.transform(simple, lambda xy: xy / self.scale)
         kept = traced.values > 1
         firsts = shapely.get_coordinates(shapely.get_point(shapely.get_exterior_ring(traced.polygons[kept]), 0))
         return Traced(simple[kept], traced.values[kept] - np.uint8(1)), firsts.astype(np.int64) + origin
@@ -222,6 +225,21 @@ def _merged(pieces: np.ndarray, owners: np.ndarray) -> tuple[np.ndarray, np.ndar
     for place in np.flatnonzero(counts > 1):
         polygons[place] = shapely.coverage_union_all(pieces[order[starts[place] : starts[place] + counts[place]]])
     return polygons, whole
+
+
+def _shaken(points: np.ndarray) -> np.ndarray:
+    """Lattice points off their place by less than _SHAKE px, each always by the same.
+
+    On a lattice a shortened outline often runs exactly through a corner of another part
+    of it, and GEOS lets it: the polygon would touch itself.
+    """
+    column, row = points.astype(np.int64).astype(np.uint64).T
+    with np.errstate(over="ignore"):
+        mixed = (column * np.uint64(_ODD[0]) + row * np.uint64(_ODD[1]))[:, np.newaxis] * np.array(_ODD[2:], np.uint64)
+        # Products alone are linear: points in a line would stay in one.
+        mixed = (mixed ^ mixed >> np.uint64(31)) * np.uint64(_ODD[0])
+        mixed = (mixed ^ mixed >> np.uint64(29)) * np.uint64(_ODD[1])
+    return points + ((mixed >> np.uint64(40)) / 2.0**23 - 1) * _SHAKE
 
 
 def _joined(groups: Iterable[Traced]) -> Traced:
