@@ -57,6 +57,7 @@ LAYERS = (
     "coverage",
     "instances",
     "right_angles",
+    "smoothing",
     "cleaning",
     "vectorization",
     "delivery",
