@@ -29,7 +29,9 @@ from gimseg.legend import did_you_mean
 Bounds = tuple[float, float, float, float]
 
 _HEAD = 65536
-_ALLOWED = "Shapefile (.shp), GeoPackage (.gpkg), GeoJSON (.geojson), FlatGeobuf (.fgb) or GeoParquet (.parquet)"
+_ALLOWED = (
+    "Shapefile (.shp), GeoPackage (.gpkg), GeoJSON (.geojson, .geojsonl), FlatGeobuf (.fgb) or GeoParquet (.parquet)"
+)
 _READ_FAULTS = (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, pyogrio.errors.FeatureError)
 
 
@@ -39,7 +41,7 @@ class Source:
 
     Args:
         path: the file.
-        kind: "Shapefile", "GeoPackage", "GeoJSON", "FlatGeobuf" or "GeoParquet".
+        kind: "Shapefile", "GeoPackage", "GeoJSON", "GeoJSONSeq", "FlatGeobuf" or "GeoParquet".
         layer: name of the layer; None where a file is one layer.
         crs: as the file says.
         bounds: left, bottom, right, top; None if there is no geometry.
@@ -168,7 +170,11 @@ def _kind_of(head: bytes, path: str) -> str | None:
         return "FlatGeobuf"
     if head.startswith(b"PAR1"):
         return "GeoParquet"
-    return "GeoJSON" if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{") else None
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not text.startswith(b"{"):
+        return "GeoJSONSeq" if text.startswith(b"\x1e{") else None
+    # A feature a line: no GeoJSON as a whole.
+    return "GeoJSONSeq" if path.lower().endswith((".geojsonl", ".geojsons")) else "GeoJSON"
 
 
 def _check_shapefile(path: str, head: bytes) -> None:
@@ -186,7 +192,7 @@ def _check_shapefile(path: str, head: bytes) -> None:
 
 def _address(path: str, kind: str) -> str:
     # The prefix keeps other drivers from looking into the text.
-    return f"GeoJSON:{path}" if kind == "GeoJSON" else path
+    return f"{kind}:{path}" if kind.startswith("GeoJSON") else path
 
 
 @contextmanager
@@ -257,14 +263,15 @@ def _describe_parquet(path: str) -> Source:
     crs = column.get("crs", "OGC:CRS84")
     frame = _read_geopandas(path, None, None) if metadata.num_rows else None
     nulls = 0 if frame is None else int(frame.geometry.isna().sum())
-    geometries = set(geo["columns"])
+    boxes = {name for part in geo["columns"].values() for name, *_ in part.get("covering", {}).get("bbox", {}).values()}
+    others = boxes | set(geo["columns"])
     return Source(
         path=path,
         kind="GeoParquet",
         layer=None,
         crs=crs if crs is None or isinstance(crs, str) else json.dumps(crs),
         count=metadata.num_rows,
-        fields=tuple(name for name in schema.names if name not in geometries),
+        fields=tuple(name for name in schema.names if name not in others),
         geometry_types=tuple(column.get("geometry_types") or ("Unknown",)),
         bounds=None if frame is None else _finite(frame.total_bounds),
         notes=(f"{nulls} features without a geometry are left out",) if nulls else (),

@@ -100,12 +100,12 @@ def vectorize(
     check_outputs(paths, [mask], overwrite=overwrite)
     source = _Mask.open(mask)
     ground = Ground.of(source.transform, source.crs_wkt, source.file.shape)
-    if min_area_m2 > 0 and ground.to_equal_area is None:
+    if min_area_m2 > 0 and not ground.tells_metres:
         raise GridError(
             f"{mask} {ground.trouble}, so that min_area_m2={min_area_m2:g} means nothing: "
             "set its CRS (gdal_edit.py -a_srs), or leave min_area_m2 out"
         )
-    fields = {"class": "str", "class_id": "int32"} | ({"area_m2": "float64"} if ground.to_equal_area else {})
+    fields = {"class": "str", "class_id": "int32"} | ({"area_m2": "float64"} if ground.tells_metres else {})
     for path in paths:
         check_features(path, fields, ground.crs)
     names = _Names(legend or legend_of_mask(mask))
@@ -254,7 +254,7 @@ def _frames(
             polygons, origins = ground.simplify(polygons, simplify_m)
             values = values[origins]
         placed = ground.place(polygons)
-        areas = None if ground.to_equal_area is None else ground.areas_m2(placed)
+        areas = None if not ground.tells_metres else ground.areas_m2(placed)
         if min_area_m2 > 0 and areas is not None:
             keep = areas >= min_area_m2
             placed, values, areas = placed[keep], values[keep], areas[keep]
