@@ -145,6 +145,28 @@ def evaluate(dataset_file: str, model: str, mask: tuple[str, ...], overwrite: bo
     click.echo(scores.table())
 
 
+def polygon_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of ``predict`` and ``vectorize`` that shape polygons, in the order in which they are applied."""
+    options = (
+        click.option(
+            "--connectivity",
+            default=4,
+            show_default=True,
+            help="Pixels of one object share edges (4), or edges or corners (8).",
+        ),
+        click.option("--instances", help="Split objects that touch: distance, or a raster of probabilities."),
+        click.option("--min-area", "min_area_m2", default=0.0, help="Drop polygons below this area, m²."),
+        click.option("--fill-holes", "fill_holes_m2", default=0.0, help="Fill holes below this area, m²."),
+        click.option("--simplify", "simplify_m", default=0.0, help="Simplify polygons within this tolerance, m."),
+        click.option("--coverage", is_flag=True, help="Simplify neighbours together: no gap, no overlap."),
+        click.option("--smooth", "smooth_m", default=0.0, help="Round corners within this tolerance, m."),
+        click.option("--right-angles", is_flag=True, help="Make the corners of buildings right angles."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @cli.command()
 @click.argument("raster", type=click.Path())
 @model_option
@@ -162,8 +184,7 @@ def evaluate(dataset_file: str, model: str, mask: tuple[str, ...], overwrite: bo
 @click.option("--crs", help="CRS of a raster that has none.")
 @click.option("--vector-crs", help="CRS of an AoI layer that has none.")
 @click.option("--resolution", type=float, help="Metres per pixel. [default: the model's]")
-@click.option("--min-area", "min_area_m2", default=0.0, help="Drop polygons below this area, m².")
-@click.option("--simplify", "simplify_m", default=0.0, help="Simplify polygons within this tolerance, m.")
+@polygon_options
 @device_option
 @click.option("--precision", default="auto", show_default=True, help="auto, float32 or bfloat16.")
 @click.option("--restart", is_flag=True, help="Throw away finished blocks of an earlier run.")
@@ -197,8 +218,7 @@ def predict(raster: str, model: str, output: tuple[str, ...], quiet: bool, **giv
     multiple=True,
     help="Layers to write. [default: MASK.shp in the current folder]",
 )
-@click.option("--min-area", "min_area_m2", default=0.0, help="Drop polygons below this area, m².")
-@click.option("--simplify", "simplify_m", default=0.0, help="Simplify within this tolerance, m.")
+@polygon_options
 @overwrite_option
 @quiet_option
 def vectorize(mask: str, output: tuple[str, ...], quiet: bool, **given: Any) -> None:

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import rasterio
 
-from gimseg.errors import GimsegError, GridError, OutputError
+from gimseg.cleaning import CLEANING_NAMES, Cleaning
+from gimseg.errors import GimsegError, OutputError
+from gimseg.ground import Ground
 from gimseg.inference import RUN_TAG, Prediction, Predictor, name_counts
 from gimseg.models import Model
 from gimseg.outputs import check_outputs, move_family
@@ -20,7 +22,7 @@ from gimseg.preflight import Plan
 from gimseg.progress import Progress, silent
 from gimseg.styles import joint_style, write_style
 from gimseg.vector_output import driver_of
-from gimseg.vectorization import Vectorized, vectorize
+from gimseg.vectorization import OBJECT_NAMES, Vectorized, vectorize
 
 _MASKS = (".tif", ".tiff")
 
@@ -63,8 +65,6 @@ def deliver(
     model: Model | str | os.PathLike[str] = "builtin",
     outputs: Sequence[str | os.PathLike[str]] | str | os.PathLike[str] = (),
     *,
-    min_area_m2: float = 0.0,
-    simplify_m: float = 0.0,
     device: str = "auto",
     precision: str = "auto",
     progress: Progress = silent,
@@ -80,17 +80,18 @@ def deliver(
         model: a Model, its folder, or ``"builtin"``.
         outputs: ``.tif`` the mask; ``.shp``, ``.gpkg``, ``.fgb``, ``.geojson``,
             ``.parquet`` the polygons; none: see :func:`default_outputs`.
-        min_area_m2: polygons below this area are dropped, m².
-        simplify_m: polygons are simplified within this tolerance, m.
         device: see :class:`gimseg.inference.Predictor`.
         precision: see there.
         progress: told how far the work is.
         tell: told, before the first window, what will happen.
-        **options: see :func:`gimseg.inference.predict`.
+        **options: those of :func:`gimseg.vectorization.vectorize` that make polygons
+            (``connectivity``, ``instances``, ``min_area_m2``, ...), all others see
+            :func:`gimseg.inference.predict`.
 
     Raises:
         GimsegError: what stands in the way, before the first window where it can be known.
     """
+    shaping = {name: options.pop(name) for name in (*OBJECT_NAMES, *CLEANING_NAMES) if name in options}
     given = [outputs] if isinstance(outputs, (str, os.PathLike)) else list(outputs)
     paths = [Path(path) for path in given or default_outputs(raster)]
     masks = [path for path in paths if path.suffix.lower() in _MASKS]
@@ -113,17 +114,16 @@ def deliver(
     # in between leaves nothing that looks finished, and loses nothing.
     name = (masks or [layers[0].with_suffix(".tif")])[0].name
     waiting = layers[0].parent / f".{layers[0].name}.waiting"
-    plan = _plan(predictor, raster, waiting / name, options, min_area_m2)
+    plan = _plan(predictor, raster, waiting / name, options, shaping)
     if tell:
         tell(plan.text())
     prediction = _finished(plan) or predictor.run(plan, progress=progress)
     made = vectorize(
         waiting / name,
         layers,
-        min_area_m2=min_area_m2,
-        simplify_m=simplify_m,
         overwrite=bool(options.get("overwrite")),
         progress=progress,
+        **shaping,
     )
     if masks:
         move_family(waiting, masks[0])
@@ -134,18 +134,20 @@ def deliver(
 
 
 def _plan(
-    predictor: Predictor, raster: str | os.PathLike[str], mask: Path, options: dict[str, Any], min_area_m2: float
+    predictor: Predictor,
+    raster: str | os.PathLike[str],
+    mask: Path,
+    options: dict[str, Any],
+    shaping: dict[str, Any],
 ) -> Plan:
     """The plan of a mask in a hidden folder, which is there afterwards only if the work can start."""
     fresh = not mask.parent.exists()
     mask.parent.mkdir(exist_ok=True)
     try:
         plan = predictor.plan(raster, mask, **{**options, "overwrite": True})
-        if min_area_m2 > 0 and plan.raster.crs is None:
-            raise GridError(
-                f"{raster} has no CRS, so that a least area of {min_area_m2:g} m² means nothing: declare its CRS or "
-                "leave the area out"
-            )
+        steps = Cleaning(**{name: value for name, value in shaping.items() if name in CLEANING_NAMES})
+        grid = plan.view.geobox
+        steps.check(Ground.of(grid.affine, grid.crs.to_wkt() if grid.crs else None, plan.lattice.shape), raster)
         return plan
     except GimsegError:
         if fresh:

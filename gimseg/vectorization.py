@@ -1,8 +1,7 @@
 """Mask to polygons: exact outlines of every class, in memory that the raster's size does not decide.
 
-The outlines are those of one pass over the whole mask (:mod:`gimseg.tracing`). Then,
-each if asked for: objects below an area are left out, outlines are simplified. Both
-work polygon by polygon: what is simplified opens slivers between classes that touch.
+The outlines are those of one pass over the whole mask (:mod:`gimseg.tracing`), then they
+are cleaned as asked for (:mod:`gimseg.cleaning`), measured and written.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Full, Queue
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import geopandas as gpd
 import numpy as np
@@ -23,6 +22,7 @@ from pyproj import CRS
 from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 
+from gimseg.cleaning import Cleaned, Cleaning
 from gimseg.errors import GridError, LegendError, OutputError, RasterError, TilingError
 from gimseg.ground import Ground
 from gimseg.legend import BACKGROUND, LEGEND_TAG, UNLABELLED, Legend, LegendClass, default_colour
@@ -32,6 +32,9 @@ from gimseg.raster_files import DRIVERS, RasterFile, check_blocks, check_file, m
 from gimseg.styles import joint_style, read_own_style, write_style
 from gimseg.tracing import Traced, trace
 from gimseg.vector_output import check_features, write_features
+
+OBJECT_NAMES = ("connectivity", "instances")
+"""The options of :func:`vectorize` that say what an object is."""
 
 PathLike = str | os.PathLike[str]
 
@@ -65,29 +68,33 @@ def vectorize(
     outputs: PathLike | Sequence[PathLike],
     *,
     legend: Legend | None = None,
-    min_area_m2: float = 0.0,
-    simplify_m: float = 0.0,
+    connectivity: int = 4,
+    instances: PathLike | None = None,
     overwrite: bool = False,
     block: int = 2048,
     progress: Progress = silent,
+    **cleaning: Any,
 ) -> Vectorized:
     """Write the polygons of every class of a mask, with a QGIS style beside each file.
 
-    A polygon is a 4-connected region of one value; 0, 255, nodata and masked pixels give
-    none. Columns: ``class``, ``class_id`` and, where there is a CRS, ``area_m2``, the area
-    on the ellipsoid. Polygons lie where the file's own transform puts its pixels.
+    A polygon is a connected region of one value; 0, 255, nodata and masked pixels give
+    none. Columns: ``class``, ``class_id``, where there is a CRS ``area_m2``, the area on
+    the ellipsoid, and with ``right_angles`` ``regular``. Polygons lie where the file's own
+    transform puts its pixels.
 
     Args:
         mask: raster of one band, whole numbers 0 to 255.
         outputs: one file or several, by their endings: .shp .gpkg .fgb .geojson .parquet.
         legend: names and colours; by default those in the mask, else ``class_1``, ...
-        min_area_m2: polygons smaller on the ground (ellipsoid) are left out; 0 keeps all.
-        simplify_m: tolerance of Douglas-Peucker, metres at the raster's centre (without a
-            CRS: its own unit). Each polygon stays valid; those of touching classes are
-            simplified apart, so that slivers open between them. 0 keeps pixel outlines.
+        connectivity: 4: pixels of one object share edges; 8: or corners, and polygons have
+            several parts.
+        instances: split what touches: ``"distance"``, or a raster of probabilities on the
+            grid of the mask.
         overwrite: existing outputs, and a style that a person made, may be replaced.
         block: about block x block pixels are worked on together; changes no polygon.
         progress: told of millions of pixels done.
+        **cleaning: see :class:`gimseg.cleaning.Cleaning`: ``min_area_m2``,
+            ``fill_holes_m2``, ``simplify_m``, ``coverage``, ``smooth_m``, ``right_angles``.
 
     Raises:
         OutputError: an output exists or cannot be written; before any work.
@@ -96,33 +103,29 @@ def vectorize(
         LegendError: the mask's legend cannot be read.
     """
     paths = tuple(map(Path, [outputs] if isinstance(outputs, str | os.PathLike) else outputs))
-    _check_request(paths, block, min_area_m2, simplify_m)
+    steps = Cleaning(**cleaning)
+    _check_request(paths, block, connectivity)
     check_outputs(paths, [mask], overwrite=overwrite)
     source = _Mask.open(mask)
     ground = Ground.of(source.transform, source.crs_wkt, source.file.shape)
-    if min_area_m2 > 0 and not ground.tells_metres:
-        raise GridError(
-            f"{mask} {ground.trouble}, so that min_area_m2={min_area_m2:g} means nothing: "
-            "set its CRS (gdal_edit.py -a_srs), or leave min_area_m2 out"
-        )
+    steps.check(ground, mask)
     fields = {"class": "str", "class_id": "int32"} | ({"area_m2": "float64"} if ground.tells_metres else {})
+    fields |= {"regular": "bool"} if steps.right_angles else {}
     for path in paths:
         check_features(path, fields, ground.crs)
     names = _Names(legend or legend_of_mask(mask))
-    frames = _frames(trace(source.strips(block, progress)), ground, names, min_area_m2, simplify_m)
+    objects = _gathered(trace(source.strips(block, progress)))
+    frames = _frames(steps.stream(objects, ground), ground, names)
     kept = {} if overwrite else {path: read_own_style(path) for path in paths}
     _write_all(paths, frames, fields, ground.crs, lambda path: kept.get(path) or joint_style(names.legend()))
     return Vectorized(sum(names.counts.values()), dict(names.counts), paths, names.legend(), ground.notes)
 
 
-def _check_request(paths: Sequence[Path], block: int, min_area_m2: float, simplify_m: float) -> None:
+def _check_request(paths: Sequence[Path], block: int, connectivity: int) -> None:
     if not paths:
         raise OutputError("no output is given: name one at least, like polygons.gpkg")
-    if block < 1 or min_area_m2 < 0 or simplify_m < 0:
-        raise TilingError(
-            f"block={block}, min_area_m2={min_area_m2:g}, simplify_m={simplify_m:g}: "
-            "the block must be 1 at least, the others 0 at least"
-        )
+    if block < 1 or connectivity not in (4, 8):
+        raise TilingError(f"block={block}, connectivity={connectivity}: the block must be 1 at least, the other 4 or 8")
 
 
 def legend_of_mask(path: PathLike) -> Legend | None:
@@ -242,25 +245,13 @@ class _Names:
         return self.given.names if self.given else ()
 
 
-def _frames(
-    traced: Iterable[Traced], ground: Ground, names: _Names, min_area_m2: float, simplify_m: float
-) -> Iterator[gpd.GeoDataFrame]:
+def _frames(cleaned: Iterable[Cleaned], ground: Ground, names: _Names) -> Iterator[gpd.GeoDataFrame]:
     """Tables of finished polygons; one at least, so that a file without polygons has its columns."""
-    for polygons, values in _gathered(traced):
-        if min_area_m2 > 0 and len(values):
-            keep = ground.areas_m2(ground.place(polygons)) >= min_area_m2
-            polygons, values = polygons[keep], values[keep]
-        if simplify_m > 0:
-            polygons, origins = ground.simplify(polygons, simplify_m)
-            values = values[origins]
+    for polygons, values, regular in cleaned:
         placed = ground.place(polygons)
-        areas = None if not ground.tells_metres else ground.areas_m2(placed)
-        if min_area_m2 > 0 and areas is not None:
-            keep = areas >= min_area_m2
-            placed, values, areas = placed[keep], values[keep], areas[keep]
-        columns = {"class": names.count(values), "class_id": values.astype(np.int32)}
-        if areas is not None:
-            columns["area_m2"] = areas
+        columns = {"class": names.count(values), "class_id": values.astype(np.int32), "regular": regular}
+        if ground.tells_metres:
+            columns["area_m2"] = ground.areas_m2(placed)
         yield gpd.GeoDataFrame(columns, geometry=placed, crs=ground.crs)
 
 
