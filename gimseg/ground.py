@@ -14,7 +14,6 @@ from rasterio.transform import Affine
 
 from gimseg.errors import GridError
 
-
 _LONG_M = 20_000.0  # edges from here on are cut: a line that is straight on the map bends on the ellipsoid
 
 

@@ -46,8 +46,17 @@ SHAPEFILE_LIMIT = 2**31
 TEXT_LIMIT = 254
 """Bytes of UTF-8 that a text in a Shapefile may have."""
 
-_DBF_WIDTHS = {"string": 80, "double": 24, "float": 24, "int64": 18, "int32": 9, "uint8": 9, "bool": 1, "date32[day]": 8}
-_LEAST_POLYGON = 8 + 44 + 4 + 5 * 16
+_DBF_WIDTHS = {
+    "string": 80,
+    "double": 24,
+    "float": 24,
+    "int64": 18,
+    "int32": 9,
+    "uint8": 9,
+    "bool": 1,
+    "date32[day]": 8,
+}
+_POLYGON_BYTES, _POINT_BYTES = 8 + 44 + 4, 16
 _IN_DEGREES = ("GeoJSON", "GeoJSONSeq")
 _OPTIONS: Mapping[str, dict[str, Any]] = {
     # Tenths of millimetres: the seven decimals that are usual bend the outline of a pixel of a centimetre.
@@ -93,11 +102,26 @@ def check_features(
         raise OutputError(
             f"{path}: a Shapefile's attribute names have at most 10 bytes, {', '.join(long)} more: write .gpkg instead"
         )
+    check_size(path, fields, expected or 0, 5 * (expected or 0))
+
+
+def check_size(path: str | os.PathLike[str], fields: Mapping[str, str], count: int, points: int) -> None:
+    """Refuse a Shapefile of more than 2 GB.
+
+    Args:
+        path: the output.
+        fields: attribute -> type.
+        count: about how many polygons there will be.
+        points: about how many vertices they have.
+
+    Raises:
+        OutputError: the .shp or the .dbf would be larger.
+    """
     record = 1 + sum(_DBF_WIDTHS.get(str(_arrow_type(text)), 24) for text in fields.values())
-    least = (expected or 0) * max(record, _LEAST_POLYGON)
+    least = max(count * record, count * _POLYGON_BYTES + points * _POINT_BYTES)
     if least > SHAPEFILE_LIMIT:
         raise OutputError(
-            f"{path}: {expected:,} features need {least / 2**30:.1f} GB at least and a Shapefile holds 2 GB: "
+            f"{path}: about {count:,} features need {least / 2**30:.1f} GB and a Shapefile holds 2 GB: "
             "write .gpkg, .fgb or .parquet instead"
         )
 

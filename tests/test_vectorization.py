@@ -20,9 +20,10 @@ from worlds import UTM, north_up, write_raster
 from gimseg import vectorization
 from gimseg.errors import GridError, LegendError, OutputError, RasterError, TilingError
 from gimseg.legend import LEGEND_TAG, Legend, LegendClass
+from gimseg.mask_legends import legend_of_mask
 from gimseg.raster_output import new_raster
 from gimseg.styles import joint_style, raster_style, write_style
-from gimseg.vectorization import legend_of_mask, vectorize
+from gimseg.vectorization import vectorize
 
 ROOFS = Legend((LegendClass("tin", 1, "#56b4e9"), LegendClass("Ziegel – rot", 2, "#d55e00")))
 ENDINGS = (".shp", ".gpkg", ".fgb", ".geojson", ".parquet")
@@ -30,7 +31,9 @@ WGS84 = Geod(ellps="WGS84")
 
 
 def read(path: Path) -> gpd.GeoDataFrame:
-    return gpd.read_parquet(path) if path.suffix == ".parquet" else gpd.read_file(path)
+    if path.suffix == ".parquet":
+        return gpd.read_parquet(path)
+    return gpd.read_file(path, layer="polygons") if path.suffix == ".gpkg" else gpd.read_file(path)
 
 
 def houses(side: int = 120, count: int = 60, seed: int = 1) -> np.ndarray:
