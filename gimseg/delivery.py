@@ -14,9 +14,11 @@ import rasterio
 
 from gimseg.cleaning import CLEANING_NAMES, Cleaning
 from gimseg.errors import GimsegError, OutputError
+from gimseg.footprints import further_layers
 from gimseg.ground import Ground
 from gimseg.inference import RUN_TAG, Prediction, Predictor, name_counts
 from gimseg.models import Model
+from gimseg.origins import Origin, date_of_run, image_date
 from gimseg.outputs import check_outputs, move_family
 from gimseg.preflight import Plan
 from gimseg.progress import Progress, silent
@@ -79,7 +81,7 @@ def deliver(
         raster: georeferenced image.
         model: a Model, its folder, or ``"builtin"``.
         outputs: ``.tif`` the mask; ``.shp``, ``.gpkg``, ``.fgb``, ``.geojson``,
-            ``.parquet`` the polygons; none: see :func:`default_outputs`.
+            ``.geojsonl``, ``.parquet`` the polygons; none: see :func:`default_outputs`.
         device: see :class:`gimseg.inference.Predictor`.
         precision: see there.
         progress: told how far the work is.
@@ -118,9 +120,12 @@ def deliver(
     if tell:
         tell(plan.text())
     prediction = _finished(plan) or predictor.run(plan, progress=progress)
+    in_geopackage = any(driver_of(path) == "GPKG" for path in layers)
     made = vectorize(
         waiting / name,
         layers,
+        origin=Origin(predictor.model.name, image_date(raster) or date_of_run()),
+        layers=further_layers(plan, waiting / name) if in_geopackage else (),
         overwrite=bool(options.get("overwrite")),
         progress=progress,
         **shaping,

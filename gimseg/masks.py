@@ -8,6 +8,7 @@ class where they reach a threshold.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,6 +25,8 @@ from gimseg.raster_files import DRIVERS, RasterFile, alpha_bands, check_blocks, 
 _MAX_READ = 2**26  # pixels read together at most, to decode each block of the file once
 _BYTES = tuple(range(BACKGROUND + 1, UNLABELLED))
 _MOST = len(_BYTES)
+_SPAN = re.compile(r"(-?\d+)(?:-(\d+))?")
+_LONGEST_SPAN = 65_536
 _NEAR = 1e-9  # a stored 125 with the scale 0.004 is 0.5
 
 
@@ -52,6 +55,28 @@ class Reading:
             raise LegendError("give the values that are classes, or a threshold for probabilities, or neither")
         if self.threshold is not None and not np.isfinite(self.threshold):
             raise LegendError(f"the threshold is {self.threshold}: give a number, like 0.5")
+
+
+def parse_values(text: str | None) -> tuple[int, ...] | None:
+    """Values as they are written on a command line; None without a text.
+
+    Raises:
+        LegendError: no list of whole numbers and spans.
+
+    Example:
+        >>> parse_values("1, 5-7")
+        (1, 5, 6, 7)
+    """
+    if text is None:
+        return None
+    values: list[int] = []
+    for part in text.split(","):
+        found = _SPAN.fullmatch(part.strip())
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if not 0 <= last - first < _LONGEST_SPAN:
+            raise LegendError(f"values {text!r}: give whole numbers and spans of at most {_LONGEST_SPAN}, as 1,5-7")
+        values += range(first, last + 1)
+    return tuple(values)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ _HEAD = 65536
 _ALLOWED = (
     "Shapefile (.shp), GeoPackage (.gpkg), GeoJSON (.geojson, .geojsonl), FlatGeobuf (.fgb) or GeoParquet (.parquet)"
 )
+_OWN_LAYERS = {"polygons", "aoi", "blocks"}  # of a prediction's GeoPackage: objects, and what frames them
 _READ_FAULTS = (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, pyogrio.errors.FeatureError)
 
 
@@ -229,8 +230,10 @@ def _choose_layer(path: str, kind: str, asked: str | None) -> tuple[str | None, 
     if len(spatial) == 1:
         return spatial[0], ()
     areal = [name for name in spatial if "Polygon" in layers[name] or "Unknown" in layers[name]]
+    if "polygons" in areal and set(areal) <= _OWN_LAYERS:
+        areal = ["polygons"]
     if len(areal) == 1:
-        return areal[0], (f"layer {areal[0]} of {', '.join(spatial)} was taken: the only one of polygons",)
+        return areal[0], (f"layer {areal[0]} of {', '.join(spatial)} was taken: the only one of objects",)
     raise VectorError(
         f"{path} has {len(spatial)} layers ({', '.join(spatial)}): name one, as in {path}|layername={spatial[0]}"
     )

@@ -62,6 +62,7 @@ LAYERS = (
     "confidence",
     "attributes",
     "vectorization",
+    "footprints",
     "delivery",
     "pictures",
     "evaluation",
