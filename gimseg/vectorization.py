@@ -47,6 +47,7 @@ _Frames: TypeAlias = "Queue[gpd.GeoDataFrame | None]"
 
 _CHUNK = 10_000  # features written together: the writers are slow in small bites
 _SAMPLE = 512  # side of the squares of which the size of a Shapefile is foretold, px
+_LEAST_PIXELS = 10_000_000  # of a mask whose polygons, were each one pixel, could fill a Shapefile
 _FRAME_LIMIT = 1_000_000
 
 
@@ -205,11 +206,10 @@ def _check_sizes(paths: Sequence[Path], attributes: Attributes, source: Mask, st
     """Refuse, before the work, a Shapefile that would pass 2 GB, judged by a sample of the mask."""
     shapefiles = [path for path in paths if driver_of(path) == "ESRI Shapefile"]
     height, width = source.shape
-    # Below that not even a chessboard of single pixels fills one.
-    if not shapefiles or height * width < 2**24:
+    if not shapefiles or height * width < _LEAST_PIXELS:
         return
     count = points = seen = 0
-    for row, col in np.random.default_rng(0).random((32, 2)):
+    for row, col in np.random.default_rng(0).random((16, 2)):
         top, left = int(row * max(height - _SAMPLE, 0)), int(col * max(width - _SAMPLE, 0))
         square = source.labels((slice(top, min(top + _SAMPLE, height)), slice(left, min(left + _SAMPLE, width))))
         for polygons, *_ in steps.stream(_gathered(trace([square])), attributes.ground):

@@ -40,15 +40,14 @@ def run(way: str, path: Path) -> None:
     import shapely
     from rasterio.features import shapes
 
+    from gimseg.masks import Mask
     from gimseg.tracing import trace
-    from gimseg.vectorization import _Mask, vectorize
+    from gimseg.vectorization import vectorize
 
     count = 0
     start = time.perf_counter()
     if way == "trace":
-        from gimseg.progress import silent
-
-        count = sum(len(some.values) for some in trace(_Mask.open(path).strips(2048, silent)))
+        count = sum(len(some.values) for some in trace(Mask.open(path).strips(2048)))
     elif way == "vectorize":
         count = vectorize(path, path.with_suffix(".gpkg"), overwrite=True).count
     elif way.startswith("shapes"):
