@@ -45,9 +45,12 @@ class Ragged(NamedTuple):
     @classmethod
     def of(cls, polygons: np.ndarray) -> Ragged:
         """From shapely polygons, of one part or several, (n,): one at least, none empty."""
-        parts, owners = shapely.get_parts(polygons, return_index=True)
+        parts, firsts = polygons, np.arange(len(polygons))
+        if (shapely.get_type_id(polygons) != shapely.GeometryType.POLYGON).any():
+            parts, owners = shapely.get_parts(polygons, return_index=True)
+            firsts = np.searchsorted(owners, firsts)
         _, points, (rings, shells) = shapely.to_ragged_array(parts)
-        return cls(points, rings, rings[shells[np.searchsorted(owners, np.arange(len(polygons)))]])
+        return cls(points, rings, rings[shells[firsts]])
 
     def sums(self, of_edges: np.ndarray) -> np.ndarray:
         """Sums over the edges of each polygon, (n,).

@@ -246,8 +246,11 @@ class Mask:
         if self.threshold is not None:
             meant = values * self.raster.scales[0] + self.raster.offsets[0]
             return ((meant >= self.threshold - _NEAR) & valid).astype(np.uint8)
+        if self.codes == _BYTES and values.dtype == np.uint8:
+            # Invalid pixels read as 0.
+            return np.where(values == UNLABELLED, np.uint8(BACKGROUND), values)
         if values.dtype == np.uint8:
-            labels = self._of_bytes[values]
+            labels = np.take(self._of_bytes, values)
         else:
             codes = np.array(self.codes, values.dtype)
             place = np.searchsorted(codes, values)
