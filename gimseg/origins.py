@@ -43,13 +43,18 @@ class Origin:
         return cls(tags.get(MODEL_TAG) or None, date or date_of_run())
 
 
-def image_date(path: str | os.PathLike[str]) -> datetime.date | None:
+def image_date(path: str | os.PathLike[str], *, allow_vrt: bool = False) -> datetime.date | None:
     """The day an image was taken: GDAL's ``ACQUISITIONDATETIME``, else ``TIFFTAG_DATETIME``; None if it has neither.
+
+    Args:
+        path: the image.
+        allow_vrt: see :func:`gimseg.rasters.open_raster`.
 
     Raises:
         RasterError: the file cannot be read.
     """
-    with open_dataset(check_file(path), (*DRIVERS, "VRT")) as dataset:
+    drivers = (*DRIVERS, "VRT") if allow_vrt else tuple(DRIVERS)
+    with open_dataset(check_file(path, allow_virtual=allow_vrt), drivers) as dataset:
         said = dataset.tags(ns="IMAGERY").get("ACQUISITIONDATETIME"), dataset.tags().get("TIFFTAG_DATETIME")
     return parse_date(said[0]) or parse_date(said[1])
 

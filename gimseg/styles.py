@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
@@ -22,6 +23,12 @@ _OUTLINE_MM = 0.36
 _CASING_MM = 0.76
 _CASING = "20,20,20,150"  # dark rim, so that the outline reads on bright roofs too
 _POLYGON_LAYER = "2"
+Shares = Literal["probabilities", "uncertainty"]
+_RAMPS = {
+    "probabilities": ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725"),
+    "uncertainty": ("#000004", "#57106e", "#bc3754", "#f98e09", "#fcffa4"),
+}
+_RAMP_OPACITIES = (0, 120, 180, 220, 255)
 _MARK = "<!-- made by gimseg -->"  # gone once a person saves the style in QGIS
 
 
@@ -52,6 +59,30 @@ def outline_style(colour: str, *, dashed: bool = False) -> str:
 def joint_style(legend: Legend) -> str:
     """Style of a mask and of its polygons in one: each kind of layer takes its part."""
     return _document([_pipe(legend), *_symbology(legend)])
+
+
+def share_style(what: Shares) -> str:
+    """Style of a raster of shares from 0 to 1: colours of its first band, the less the more see-through.
+
+    Viridis for probabilities and inferno for uncertainty: even to the eye, also without red and green.
+
+    Args:
+        what: ``"probabilities"`` or ``"uncertainty"``.
+    """
+    pipe = Element("pipe")
+    limits = {"classificationMin": "0", "classificationMax": "1"}
+    renderer = SubElement(
+        pipe,
+        "rasterrenderer",
+        {"type": "singlebandpseudocolor", "band": "1", "opacity": "1", "alphaBand": "-1"} | limits,
+    )
+    ramp = {"colorRampType": "INTERPOLATED", "classificationMode": "1", "clip": "0"}
+    ramp |= {"minimumValue": "0", "maximumValue": "1", "labelPrecision": "2"}
+    shader = SubElement(SubElement(renderer, "rastershader"), "colorrampshader", ramp)
+    for step, (colour, opacity) in enumerate(zip(_RAMPS[what], _RAMP_OPACITIES, strict=True)):
+        share = f"{step / (len(_RAMP_OPACITIES) - 1):g}"
+        SubElement(shader, "item", value=share, label=share, color=colour, alpha=str(opacity))
+    return _document([pipe])
 
 
 def style_path(layer: str | os.PathLike[str]) -> Path:
