@@ -70,12 +70,19 @@ class Attributes:
         origin: model and date.
         probabilities: for the confidence; None: there is none.
         flags_angles: whether polygons tell if their corners were made right angles.
+        multipart: whether polygons may have several parts.
     """
 
     ground: Ground
     origin: Origin
     probabilities: Probabilities | None = None
     flags_angles: bool = False
+    multipart: bool = False
+
+    @property
+    def geometry_type(self) -> str:
+        """Of all polygons."""
+        return "MultiPolygon" if self.multipart else "Polygon"
 
     @property
     def fields(self) -> dict[str, str]:

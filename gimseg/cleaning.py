@@ -62,6 +62,13 @@ class Cleaning:
         for name in ("min_area_m2", "fill_holes_m2", "simplify_m", "smooth_m"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise TilingError(f"{name}={getattr(self, name):g}: 0, which leaves the step out, or more is needed")
+        if self.coverage and not self.simplify_m:
+            raise TilingError("coverage=True and simplify_m=0: say within how many metres a coverage is simplified")
+        if self.coverage and (self.smooth_m or self.right_angles):
+            raise TilingError(
+                f"coverage=True with smooth_m={self.smooth_m:g}, right_angles={self.right_angles}: both move outlines "
+                "one by one, so that neighbours would part; leave the coverage out, or these"
+            )
 
     def check(self, ground: Ground, raster: object) -> None:
         """Refuse, before the work, what the ground of a raster (its name) cannot measure.
@@ -94,7 +101,7 @@ class Cleaning:
             yield self._outlined(polygons, values, ground)
 
     def _outlined(self, polygons: np.ndarray, values: np.ndarray, ground: Ground) -> Cleaned:
-        if self.simplify_m > 0:
+        if self.simplify_m > 0 and not self.coverage:
             polygons, origins = ground.simplify(polygons, self.simplify_m)
             values = values[origins]
             if self.min_area_m2 > 0:

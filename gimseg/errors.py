@@ -16,6 +16,7 @@ one, so that a caller who knows nothing of gimseg can catch it::
     ├── ModelError         (ValueError)    network, recipe, model folder
     ├── TrainingError      (RuntimeError)  training cannot start or go on
     ├── PredictionError    (RuntimeError)  prediction cannot start or go on
+    ├── WorkerError        (RuntimeError)  a process that worked for this one died
     ├── ResumeError        (RuntimeError)  finished parts belong to another run
     ├── CorrectionError    (ValueError)    a correction that cannot be used
     └── OutputError        (OSError)       an output that cannot or must not be written
@@ -70,6 +71,10 @@ class TrainingError(GimsegError, RuntimeError):
 
 class PredictionError(GimsegError, RuntimeError):
     """Prediction cannot start or go on."""
+
+
+class WorkerError(GimsegError, RuntimeError):
+    """A process that worked for this one died."""
 
 
 class ResumeError(GimsegError, RuntimeError):

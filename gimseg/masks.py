@@ -1,4 +1,4 @@
-"""Any raster of classes, or of probabilities, as strips of labels: what outlines are traced from.
+"""Any raster of classes, or of probabilities, as labels: what outlines are traced from.
 
 Read in the file's own rows and columns. Whole numbers of any size are classes; at most
 254 of them become polygons at once, since a label is a byte. Probabilities become one
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -23,6 +22,7 @@ from gimseg.progress import Progress, silent
 from gimseg.raster_files import DRIVERS, RasterFile, alpha_bands, check_blocks, check_file, mask_kind, open_dataset
 
 _MAX_READ = 2**26  # pixels read together at most, to decode each block of the file once
+_STEP = 2048  # px: side of about what is read at once to look through a mask
 _BYTES = tuple(range(BACKGROUND + 1, UNLABELLED))
 _MOST = len(_BYTES)
 _SPAN = re.compile(r"(-?\d+)(?:-(\d+))?")
@@ -217,23 +217,11 @@ class Mask:
         """The number in the raster of each label, int64."""
         return np.array([BACKGROUND, *self.codes], np.int64)[labels]
 
-    def strips(self, block: int, progress: Progress = silent) -> Iterator[np.ndarray]:
-        """Rows from the top, uint8 (rows, width), 0 where there is no polygon.
-
-        Args:
-            block: a strip has about block x block pixels.
-            progress: told of millions of pixels done.
-        """
+    def cuts(self, block: int) -> list[tuple[int, int]]:
+        """Rows (top, bottom) to be read at once: whole blocks of the file, about block x block px or more."""
         height, width = self.shape
-        rows = max(1, block * block // width)
-        read = self.raster.rows_read(rows)
-        progress("polygons", 0, height * width / 1e6, "Mpx")
-        for top in range(0, height, read):
-            labels = self.read(top, min(top + read, height))
-            for start in range(0, len(labels), rows):
-                strip = labels[start : start + rows]
-                yield strip
-                progress("polygons", (top + start + len(strip)) * width / 1e6, height * width / 1e6, "Mpx")
+        step = self.raster.rows_read(max(1, block * block // width))
+        return [(top, min(top + step, height)) for top in range(0, height, step)]
 
     def read(self, top: int, bottom: int) -> np.ndarray:
         """Labels of some rows, uint8 (rows, width)."""
@@ -263,9 +251,8 @@ class Mask:
         """Whether a mask of bytes has valid pixels of 255 and none of another class: other tools' own "yes"."""
         if self.raster.file.dtype != "uint8" or self.codes != _BYTES:
             return False
-        rows = self.raster.rows_read(max(1, 2**22 // self.shape[1]))
-        for top in range(0, self.shape[0], rows):
-            data, valid = self.raster.file.read((slice(top, min(top + rows, self.shape[0])), slice(0, self.shape[1])))
+        for top, bottom in self.cuts(_STEP):
+            data, valid = self.raster.file.read((slice(top, bottom), slice(0, self.shape[1])))
             if (data[0][valid] == UNLABELLED).any():
                 return True
         return False
@@ -281,7 +268,7 @@ class Mask:
 def _codes_in(raster: NativeRaster, progress: Progress) -> list[int]:
     """The whole numbers in a raster, sorted, without 0 and what is invalid."""
     height, width = raster.file.shape
-    rows = raster.rows_read(max(1, 2**22 // width))
+    rows = raster.rows_read(max(1, _STEP * _STEP // width))
     found: set[int] = set()
     for top in range(0, height, rows):
         bottom = min(top + rows, height)

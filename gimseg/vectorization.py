@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from queue import Full, Queue
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import geopandas as gpd
 import numpy as np
@@ -23,6 +24,8 @@ import shapely
 from gimseg.attributes import Attributes, ClassTally, fields_in
 from gimseg.cleaning import Cleaned, Cleaning
 from gimseg.confidence import Probabilities
+from gimseg.coverage import Band, Simplifier, cover
+from gimseg.crew import Crew, cores
 from gimseg.errors import OutputError, TilingError, VectorError
 from gimseg.geopackages import POLYGONS, FurtherLayer, complete_geopackage
 from gimseg.ground import Ground
@@ -33,7 +36,7 @@ from gimseg.origins import Origin
 from gimseg.outputs import check_outputs, staged
 from gimseg.progress import Progress, silent
 from gimseg.styles import joint_style, read_own_style, vector_style, write_style
-from gimseg.tracing import Traced, trace
+from gimseg.tracing import Strip, Traced, join, read_strips, trace
 from gimseg.vector_output import check_features, check_size, check_text, driver_of, write_features
 
 OBJECT_NAMES = ("connectivity", "instances")
@@ -45,10 +48,14 @@ PathLike = str | os.PathLike[str]
 
 _Frames: TypeAlias = "Queue[gpd.GeoDataFrame | None]"
 
+_Part = TypeVar("_Part", Strip, Band)
+
 _CHUNK = 10_000  # features written together: the writers are slow in small bites
 _SAMPLE = 512  # side of the squares of which the size of a Shapefile is foretold, px
 _LEAST_PIXELS = 10_000_000  # of a mask whose polygons, were each one pixel, could fill a Shapefile
 _FRAME_LIMIT = 1_000_000
+_WORTH_WORKERS = 2**27  # pixels from which on more processes are faster than one
+_MOST_WORKERS = 3  # more would wait for this process, which writes
 
 
 @dataclass(frozen=True)
@@ -142,7 +149,7 @@ def vectorize(
     paths = tuple(map(Path, [outputs] if isinstance(outputs, str | os.PathLike) else outputs))
     reading = Reading(**{name: options.pop(name) for name in READING_NAMES if name in options})
     steps = Cleaning(**options)
-    _check_request(paths, block, connectivity)
+    _check_request(paths, block, connectivity, steps)
     check_outputs(paths, [mask, *([probabilities] if probabilities else [])], overwrite=overwrite)
     source = Mask.open(mask, reading, progress)
     ground = Ground.of(source.raster.transform, source.raster.crs_wkt, source.shape)
@@ -152,13 +159,16 @@ def vectorize(
         ground,
         origin or Origin.of_tags(source.raster.tags),
         _probabilities(source, probabilities, ground, tuple(tally.counts)),
-        steps.right_angles,
+        flags_angles=steps.right_angles,
+        multipart=connectivity == 8,
     )
     _check_formats(paths, attributes, tally)
     _check_sizes(paths, attributes, source, steps)
-    cleaned = steps.stream(_gathered(trace(source.strips(block, progress))), ground)
     kept = {} if overwrite else {path: own for path in paths if (own := read_own_style(path))}
-    _write_all(paths, _frames(cleaned, source, attributes, tally), attributes, _Dress(tally, kept, tuple(layers)))
+    with Crew(_workers(source)) as crew:
+        traced = _traced(source, crew, _Way(connectivity, block, steps, ground.pixel_m), progress)
+        frames = _frames(steps.stream(_gathered(traced), ground), source, attributes, tally)
+        _write_all(paths, frames, attributes, _Dress(tally, kept, tuple(layers)))
     count = sum(tally.counts.values())
     notes = ground.notes
     if not count and source.holds_unlabelled_only():
@@ -166,11 +176,15 @@ def vectorize(
     return Vectorized(count, dict(tally.counts), paths, tally.legend(), notes)
 
 
-def _check_request(paths: Sequence[Path], block: int, connectivity: int) -> None:
+def _check_request(paths: Sequence[Path], block: int, connectivity: int, steps: Cleaning) -> None:
     if not paths:
         raise OutputError("no output is given: name one at least, like polygons.gpkg")
     if block < 1 or connectivity not in (4, 8):
         raise TilingError(f"block={block}, connectivity={connectivity}: the block must be 1 at least, the other 4 or 8")
+    if steps.coverage and connectivity == 8:
+        raise TilingError(
+            "coverage=True, connectivity=8: neighbours that touch at corners have no edge to share; give 4"
+        )
 
 
 def _names(source: Mask, legend: Legend | PathLike | None) -> Names:
@@ -219,6 +233,42 @@ def _check_sizes(paths: Sequence[Path], attributes: Attributes, source: Mask, st
     share = height * width / seen
     for path in shapefiles:
         check_size(path, fields_in(path, attributes.fields), int(count * share), int(points * share))
+
+
+class _Way(NamedTuple):
+    """How outlines come about."""
+
+    connectivity: int
+    block: int
+    steps: Cleaning
+    pixel_m: tuple[float, float]
+
+
+def _traced(source: Mask, crew: Crew, way: _Way, progress: Progress) -> Iterator[Traced]:
+    """Outlines of the whole mask, exact or simplified as a coverage."""
+    if way.steps.coverage:
+        simplifier = Simplifier(source, source.shape, way.steps.simplify_m, way.pixel_m)
+        return cover(_told(crew.map(simplifier.band, simplifier.tops()), source, progress))
+    task = partial(read_strips, source, way.block * way.block, way.connectivity)
+    strips = (strip for some in crew.map(task, source.cuts(way.block)) for strip in some)
+    return join(_told(strips, source, progress), way.connectivity)
+
+
+def _told(strips: Iterable[_Part], source: Mask, progress: Progress) -> Iterator[_Part]:
+    """The same strips or bands, and how many pixels they are."""
+    height, width = source.shape
+    rows = 0
+    progress("polygons", 0, height * width / 1e6, "Mpx")
+    for strip in strips:
+        yield strip
+        rows += strip.rows
+        progress("polygons", rows * width / 1e6, height * width / 1e6, "Mpx")
+
+
+def _workers(source: Mask) -> int:
+    """Processes that trace while this one measures and writes; none for masks that take less time than their start."""
+    height, width = source.shape
+    return min(cores() - 1, _MOST_WORKERS) if height * width >= _WORTH_WORKERS else 0
 
 
 def _frames(

@@ -228,7 +228,7 @@ def test_an_image_is_refused(tmp_path: Path) -> None:
 def test_outputs_are_refused_before_the_mask_is_read(
     mask: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vectorization, "trace", lambda strips: pytest.fail("work was begun"))
+    monkeypatch.setattr(vectorization, "read_strips", lambda *given: pytest.fail("work was begun"))
     (tmp_path / "old.gpkg").touch()
     with pytest.raises(OutputError, match="exists"):
         vectorize(mask, [tmp_path / "new.shp", tmp_path / "old.gpkg"])

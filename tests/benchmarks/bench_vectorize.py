@@ -41,13 +41,16 @@ def run(way: str, path: Path) -> None:
     from rasterio.features import shapes
 
     from gimseg.masks import Mask
-    from gimseg.tracing import trace
+    from gimseg.tracing import join, read_strips
     from gimseg.vectorization import vectorize
 
     count = 0
     start = time.perf_counter()
     if way == "trace":
-        count = sum(len(some.values) for some in trace(Mask.open(path).strips(2048)))
+        count = 0
+        mask = Mask.open(path)
+        for some in join(strip for cut in mask.cuts(2048) for strip in read_strips(mask, 2048**2, 4, cut)):
+            count += len(some.values)
     elif way == "vectorize":
         count = vectorize(path, path.with_suffix(".gpkg"), overwrite=True).count
     elif way.startswith("shapes"):
