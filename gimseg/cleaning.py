@@ -16,7 +16,7 @@ import shapely
 from gimseg.errors import GridError, TilingError
 from gimseg.ground import Ground
 from gimseg.right_angles import right_angled
-from gimseg.smoothing import smoothed
+from gimseg.round_corners import smoothed
 from gimseg.tracing import Traced
 
 
@@ -79,7 +79,7 @@ class Cleaning:
             GridError: an area was asked for and nothing tells square metres.
         """
         for name in ("min_area_m2", "fill_holes_m2"):
-            if getattr(self, name) > 0 and ground.to_equal_area is None:
+            if getattr(self, name) > 0 and not ground.tells_metres:
                 raise GridError(
                     f"{raster} {ground.trouble}, so that {name}={getattr(self, name):g} means nothing: "
                     f"set its CRS (gdal_edit.py -a_srs), or leave {name} out"

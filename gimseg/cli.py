@@ -175,8 +175,8 @@ def polygon_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--output",
     type=click.Path(),
     multiple=True,
-    help="What to write, by its ending: .tif the mask; .shp .gpkg .fgb .geojson .parquet the polygons. Several "
-    "times for several. [default: RASTER_segments.tif and .shp in the current folder]",
+    help="What to write, by its ending: .tif the mask; .shp .gpkg .fgb .geojson .geojsonl .parquet the polygons. "
+    "Several times for several. [default: RASTER_segments.tif and .shp in the current folder]",
 )
 @click.option("--aoi", type=click.Path(exists=True), help="Only inside these polygons.")
 @click.option("--bands", help="Bands of the raster to use, as 1,2,3. [default: those of the model]")
@@ -216,8 +216,14 @@ def predict(raster: str, model: str, output: tuple[str, ...], quiet: bool, **giv
     "--output",
     type=click.Path(),
     multiple=True,
-    help="Layers to write. [default: MASK.shp in the current folder]",
+    help="What to write, by its ending: .shp .gpkg .fgb .geojson .geojsonl .parquet. Several times for several. "
+    "[default: MASK.shp in the current folder]",
 )
+@click.option("--legend", type=click.Path(exists=True), help="Names and colours of classes: .toml, .json or .qml.")
+@click.option("--values", help="Numbers of MASK that are classes, as 1,5-7. [default: all but 0 and 255]")
+@click.option("--threshold", type=float, help="MASK holds probabilities: polygons where they reach this.")
+@click.option("--band", help="Number or name of the band, where MASK has several.")
+@click.option("--probabilities", type=click.Path(exists=True), help="Raster for the attribute confidence.")
 @polygon_options
 @overwrite_option
 @quiet_option
@@ -225,11 +231,13 @@ def vectorize(mask: str, output: tuple[str, ...], quiet: bool, **given: Any) -> 
     """Polygons of the classes of MASK (GeoTIFF)."""
     from pathlib import Path
 
+    from gimseg.masks import parse_values
     from gimseg.vectorization import vectorize as run
 
+    given["values"] = parse_values(given["values"])
     done = run(mask, list(output) or f"{Path(mask).stem}.shp", progress=_progress(quiet), **given)
     if not quiet:
-        click.echo(f"{done.count} polygons in {', '.join(map(str, done.paths))}")
+        click.echo("\n".join([f"{done.count} polygons in {', '.join(map(str, done.paths))}", *done.notes]))
 
 
 def _progress(quiet: bool) -> Any:

@@ -1,10 +1,10 @@
-"""A raster to all the files that are asked for: mask, polygons, styles."""
+"""Rasters to all the files that are asked for: mask, polygons, probabilities, styles, a STAC item."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,25 @@ from typing import Any
 import numpy as np
 import rasterio
 
+from gimseg.assembly import RUN_TAG, name_counts
+from gimseg.averaging import Models
 from gimseg.cleaning import CLEANING_NAMES, Cleaning
-from gimseg.errors import GimsegError, OutputError
+from gimseg.errors import GimsegError, PredictionError
+from gimseg.footprints import further_layers
 from gimseg.ground import Ground
-from gimseg.inference import RUN_TAG, Prediction, Predictor, name_counts
+from gimseg.inference import ENGINE_NAMES, Prediction, Predictor
+from gimseg.jobs import Job, Paths, default_outputs, plan_jobs
 from gimseg.models import Model
-from gimseg.outputs import check_outputs, move_family
-from gimseg.preflight import Plan
+from gimseg.outputs import move_family
+from gimseg.preflight import Options, Plan
+from gimseg.products import Products
 from gimseg.progress import Progress, silent
-from gimseg.styles import joint_style, write_style
+from gimseg.stac import Delivered, item_path, write_item
+from gimseg.styles import joint_style, share_style, write_style
 from gimseg.vector_output import driver_of
 from gimseg.vectorization import OBJECT_NAMES, Vectorized, vectorize
 
-_MASKS = (".tif", ".tiff")
+__all__ = ["Delivery", "default_outputs", "deliver", "deliver_each"]
 
 
 @dataclass(frozen=True)
@@ -35,129 +41,206 @@ class Delivery:
         prediction: the mask and its counts; its path is None if no mask was asked for.
         mask: where the mask lies, if it was asked for.
         layers: the polygons, if they were asked for.
+        beside: what else was asked for: probabilities, uncertainty, the STAC item.
     """
 
     prediction: Prediction
     mask: Path | None
     layers: Vectorized | None
+    beside: tuple[Path, ...] = ()
 
     def text(self) -> str:
         """Lines for people."""
         lines = [self.prediction.text()]
         if self.layers is not None:
             lines.append(f"{self.layers.count:,} polygons in {', '.join(map(str, self.layers.paths))}")
+        if self.beside:
+            lines.append(f"beside it {', '.join(path.name for path in self.beside)}")
         return "\n".join(lines)
 
 
-def default_outputs(raster: str | os.PathLike[str]) -> tuple[str, str]:
-    """What is written where nothing was asked for, in the current folder.
+def deliver(raster: Paths, model: Models = "builtin", outputs: Paths = (), **given: Any) -> Delivery:
+    """Segment one raster, or several as one mosaic, and write what the endings of the outputs ask for.
 
-    Example:
-        >>> default_outputs("/images/big.tif")
-        ('big_segments.tif', 'big_segments.shp')
+    Args:
+        raster: georeferenced image; several are a mosaic.
+        model: see :func:`deliver_each`, as for all others.
+        outputs: see there.
+        **given: see there.
     """
-    stem = Path(raster).stem
-    return f"{stem}_segments.tif", f"{stem}_segments.shp"
+    return deliver_each(raster, model, outputs, mosaic=True, **given)[0]
 
 
-def deliver(
-    raster: str | os.PathLike[str],
-    model: Model | str | os.PathLike[str] = "builtin",
-    outputs: Sequence[str | os.PathLike[str]] | str | os.PathLike[str] = (),
+def deliver_each(
+    rasters: Paths,
+    model: Models = "builtin",
+    outputs: Paths = (),
     *,
-    device: str = "auto",
-    precision: str = "auto",
+    mosaic: bool = False,
+    stac: bool = False,
     progress: Progress = silent,
     tell: Callable[[str], object] | None = None,
     **options: Any,
-) -> Delivery:
-    """Segment a raster and write what the endings of the outputs ask for.
+) -> list[Delivery]:
+    """Segment rasters with one loaded network and write what the endings of the outputs ask for.
 
     A run that was stopped goes on where it was when it is started again in the same way.
+    All rasters are checked before the first is predicted. One that fails later does not
+    stop the others.
 
     Args:
-        raster: georeferenced image.
-        model: a Model, its folder, or ``"builtin"``.
+        rasters: georeferenced images, and patterns of their names.
+        model: a Model, its folder, or ``"builtin"``; several are averaged.
         outputs: ``.tif`` the mask; ``.shp``, ``.gpkg``, ``.fgb``, ``.geojson``,
-            ``.parquet`` the polygons; none: see :func:`default_outputs`.
-        device: see :class:`gimseg.inference.Predictor`.
-        precision: see there.
+            ``.geojsonl``, ``.parquet`` the polygons; a folder; names with ``{stem}`` for several rasters; see
+            :func:`gimseg.jobs.plan_jobs`. None: see :func:`gimseg.jobs.default_outputs`.
+        mosaic: all rasters are one.
+        stac: write a STAC item beside the mask.
         progress: told how far the work is.
-        tell: told, before the first window, what will happen.
-        **options: those of :func:`gimseg.vectorization.vectorize` that make polygons
-            (``connectivity``, ``instances``, ``min_area_m2``, ...), all others see
-            :func:`gimseg.inference.predict`.
+        tell: told, before the first window of a raster, what will happen.
+        **options: those of :class:`gimseg.inference.Predictor` (``device``, ``tta``, ...), those of
+            :func:`gimseg.vectorization.vectorize` that make polygons (``connectivity``,
+            ``instances``, ``min_area_m2``, ...), all others see :func:`gimseg.inference.predict`.
+
+    Returns:
+        one for each raster, in order.
 
     Raises:
         GimsegError: what stands in the way, before the first window where it can be known.
     """
-    shaping = {name: options.pop(name) for name in (*OBJECT_NAMES, *CLEANING_NAMES) if name in options}
-    given = [outputs] if isinstance(outputs, (str, os.PathLike)) else list(outputs)
-    paths = [Path(path) for path in given or default_outputs(raster)]
-    masks = [path for path in paths if path.suffix.lower() in _MASKS]
-    layers = [path for path in paths if path not in masks]
-    if len(masks) > 1:
-        raise OutputError(f"{masks[0]} and {masks[1]}: one mask is written, give one .tif")
-    inputs = [path for path in (raster, options.get("aoi")) if path is not None]
-    check_outputs(paths, inputs, overwrite=bool(options.get("overwrite")))
-    for path in layers:
-        driver_of(path)
-    predictor = Predictor(model, device=device, precision=precision)
-    if not layers:
-        plan = predictor.plan(raster, masks[0], **options)
-        if tell:
-            tell(plan.text())
-        prediction = predictor.run(plan, progress=progress)
-        _style(predictor.model, masks[0])
-        return Delivery(prediction, masks[0], None)
-    # The mask waits in a hidden folder for its polygons, so that a run that is stopped
-    # in between leaves nothing that looks finished, and loses nothing.
-    name = (masks or [layers[0].with_suffix(".tif")])[0].name
-    waiting = layers[0].parent / f".{layers[0].name}.waiting"
-    plan = _plan(predictor, raster, waiting / name, options, shaping)
-    if tell:
-        tell(plan.text())
-    prediction = _finished(plan) or predictor.run(plan, progress=progress)
-    made = vectorize(
-        waiting / name,
-        layers,
-        overwrite=bool(options.get("overwrite")),
-        progress=progress,
-        **shaping,
-    )
-    if masks:
-        move_family(waiting, masks[0])
-        _style(predictor.model, masks[0])
-    shutil.rmtree(waiting)
-    prediction = replace(prediction, path=masks[0] if masks else layers[0])
-    return Delivery(prediction, masks[0] if masks else None, made)
+    taken = {
+        kind: {name: options.pop(name) for name in names if name in options}
+        for kind, names in (("engine", ENGINE_NAMES), ("shaping", (*OBJECT_NAMES, *CLEANING_NAMES)))
+    }
+    jobs = plan_jobs(rasters, outputs, mosaic=mosaic)
+    chosen = Options(**options)
+    for job in jobs:
+        inputs = [] if chosen.aoi is None else [chosen.aoi]
+        job.check(chosen.products, stac=stac, overwrite=chosen.overwrite, inputs=inputs)
+    predictor = Predictor(model, **taken["engine"])
+    courier = _Courier(predictor, _folders(model), options, taken["shaping"], stac, progress, tell)
+    if len(jobs) == 1:
+        return [courier.deliver(jobs[0])]
+    for job in jobs:
+        courier.check(job)
+    return _deliver_all(courier, jobs)
 
 
-def _plan(
-    predictor: Predictor,
-    raster: str | os.PathLike[str],
-    mask: Path,
-    options: dict[str, Any],
-    shaping: dict[str, Any],
-) -> Plan:
-    """The plan of a mask in a hidden folder, which is there afterwards only if the work can start."""
-    fresh = not mask.parent.exists()
-    mask.parent.mkdir(exist_ok=True)
-    try:
-        plan = predictor.plan(raster, mask, **{**options, "overwrite": True})
-        steps = Cleaning(**{name: value for name, value in shaping.items() if name in CLEANING_NAMES})
-        grid = plan.view.geobox
-        steps.check(Ground.of(grid.affine, grid.crs.to_wkt() if grid.crs else None, plan.lattice.shape), raster)
+@dataclass(frozen=True)
+class _Courier:
+    """Brings what was asked for, job by job."""
+
+    predictor: Predictor
+    folders: tuple[str | os.PathLike[str], ...]
+    options: Mapping[str, Any]
+    shaping: Mapping[str, Any]
+    stac: bool
+    progress: Progress
+    tell: Callable[[str], object] | None
+
+    def deliver(self, job: Job) -> Delivery:
+        """All files of a job."""
+        if job.layers:
+            delivery, plan = self._deliver_layers(job)
+        else:
+            plan = self._plan(job, job.named, **self.options)
+            self._announce(plan)
+            delivery = Delivery(self.predictor.run(plan, progress=self.progress), job.mask, None)
+        rasters = self.products.files(job.named)
+        for name, path in rasters.items():
+            write_style(path, share_style(name))
+        if job.mask is not None:
+            # big_segments.tif and big_segments.shp share one .qml: it holds both styles.
+            write_style(job.mask, joint_style(plan.legend))
+            rasters = {"classes": job.mask, **rasters}
+        item = self._write_item(job, plan, rasters) if self.stac else None
+        beside = [path for name, path in rasters.items() if name != "classes"]
+        return replace(delivery, beside=(*beside, *([item] if item else [])))
+
+    @property
+    def products(self) -> Products:
+        """What is delivered of each pixel."""
+        return Options(**self.options).products
+
+    def check(self, job: Job) -> None:
+        """Refuse a job that cannot start; leaves nothing behind."""
+        self._plan(job, job.named, **{**self.options, "overwrite": True})
+
+    def _deliver_layers(self, job: Job) -> tuple[Delivery, Plan]:
+        # The mask waits in a hidden folder for its polygons, so that a run that is stopped
+        # in between leaves nothing that looks finished, and loses nothing.
+        waiting = job.layers[0].parent / f".{job.layers[0].name}.waiting"
+        plan = self._plan_waiting(job, waiting / job.named.name)
+        self._announce(plan)
+        prediction = _finished(plan) or self.predictor.run(plan, progress=self.progress)
+        files = plan.options.products.files(plan.output)
+        made = vectorize(
+            plan.output,
+            job.layers,
+            probabilities=files["probabilities"],
+            layers=further_layers(plan) if any(driver_of(path) == "GPKG" for path in job.layers) else (),
+            overwrite=bool(self.options.get("overwrite")),
+            progress=self.progress,
+            **self.shaping,
+        )
+        kept = self.products.files(plan.output)
+        for name in [] if job.mask else [plan.output.name, f"{plan.output.name}.aux.xml"]:
+            (waiting / name).unlink(missing_ok=True)
+        for name in files.keys() - kept.keys():
+            files[name].unlink()
+        move_family(waiting, job.named)
+        shutil.rmtree(waiting)
+        return Delivery(replace(prediction, path=job.mask or job.layers[0]), job.mask, made), plan
+
+    def _plan_waiting(self, job: Job, mask: Path) -> Plan:
+        """The plan of a mask in a hidden folder, which is there afterwards only if the work can start."""
+        fresh = not mask.parent.exists()
+        mask.parent.mkdir(exist_ok=True)
+        try:
+            # The polygons' confidence is made of probabilities.
+            products = replace(self.products, probabilities=True)
+            return self._plan(job, mask, **{**self.options, "overwrite": True, "products": products})
+        except GimsegError:
+            if fresh:
+                shutil.rmtree(mask.parent)
+            raise
+
+    def _plan(self, job: Job, mask: Path, **options: Any) -> Plan:
+        plan = self.predictor.plan(job.rasters, mask, **options)
+        if job.layers:
+            steps = Cleaning(**{name: value for name, value in self.shaping.items() if name in CLEANING_NAMES})
+            grid = plan.target
+            steps.check(Ground.of(grid.affine, grid.crs.to_wkt() if grid.crs else None, plan.shape), plan.raster.path)
         return plan
-    except GimsegError:
-        if fresh:
-            shutil.rmtree(mask.parent)
-        raise
+
+    def _announce(self, plan: Plan) -> None:
+        if self.tell:
+            self.tell(plan.text())
+
+    def _write_item(self, job: Job, plan: Plan, rasters: Mapping[str, Path]) -> Path:
+        path = item_path(job.named)
+        write_item(path, Delivered(plan, self.predictor.model, self.folders, rasters, job.layers))
+        return path
 
 
-def _style(model: Model, mask: Path) -> None:
-    # big_segments.tif and big_segments.shp share one .qml: it holds both styles.
-    write_style(mask, joint_style(model.recipe.legend))
+def _deliver_all(courier: _Courier, jobs: Sequence[Job]) -> list[Delivery]:
+    """Job after job; what fails is told at the end."""
+    done, failed = [], []
+    for job in jobs:
+        try:
+            done.append(courier.deliver(job))
+        except GimsegError as error:
+            failed.append(str(error))
+    if failed:
+        raise PredictionError(f"{len(failed)} of {len(jobs)} rasters failed, all others are done: {'; '.join(failed)}")
+    return done
+
+
+def _folders(model: Models) -> tuple[str | os.PathLike[str], ...]:
+    """Of the models; none if one was made in memory."""
+    given = [model] if isinstance(model, (Model, str, os.PathLike)) else list(model)
+    folders = tuple(each for each in given if not isinstance(each, Model))
+    return folders if len(folders) == len(given) else ()
 
 
 def _finished(plan: Plan) -> Prediction | None:
@@ -171,4 +254,4 @@ def _finished(plan: Plan) -> Prediction | None:
         for _, window in mask.block_windows(1):
             counts += np.bincount(mask.read(1, window=window).ravel(), minlength=256)
     named = name_counts(counts, plan.legend)
-    return Prediction(plan.output, named, plan.lattice.shape, 0.0, len(plan.blocks), len(plan.blocks), plan.notes)
+    return Prediction(plan.output, named, plan.shape, 0.0, len(plan.blocks), len(plan.blocks), plan.notes)

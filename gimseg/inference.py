@@ -6,36 +6,38 @@ few blocks ahead, the caller's runs the network, one writes what is finished.
 
 from __future__ import annotations
 
-import copy
-import json
+import inspect
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from odc.geo.geobox import GeoBox
 
-from gimseg import __version__
+from gimseg.arrays import PredictedArray, array_raster, from_xarray, is_xarray
+from gimseg.assembly import assemble, name_counts, plane_reader, plane_slices
+from gimseg.averaging import Augmentations, Models, load_models
+from gimseg.backends import open_backend
 from gimseg.errors import PredictionError
-from gimseg.legend import LEGEND_TAG, UNLABELLED, Legend
+from gimseg.legend import UNLABELLED
+from gimseg.matching import ReadPlanes
 from gimseg.models import Model
 from gimseg.parts import Parts
-from gimseg.preflight import Options, Plan, plan_lattice, plan_prediction
+from gimseg.preflight import Options, Plan, Rasters, choose_bands, plan_lattice, plan_prediction, plan_raster
+from gimseg.products import Products, to_shares
 from gimseg.progress import Progress, format_duration, silent
-from gimseg.rasters import RasterView, Roi, new_raster
+from gimseg.rasters import RasterView, Roi
 from gimseg.stitching import Mosaic, stitch
-from gimseg.tiling import Block, Lattice, chunks, plan_blocks, plan_windows, roi_shape, shift
+from gimseg.tiling import Block, Lattice, chunks, plan_blocks, plan_windows, shift
 
 __all__ = ["Options", "Plan", "Prediction", "Predictor", "predict"]
 
-RUN_TAG = "gimseg_run"
-"""Tag of a mask that names its run: `Plan.run_id`."""
 _AHEAD = 2
 T = TypeVar("T")
 
@@ -83,13 +85,15 @@ class Predictor:
     """A loaded network for any number of rasters.
 
     Args:
-        model: a Model, its folder, or ``"builtin"``.
+        model: a Model, its folder, or ``"builtin"``; several, whose probabilities are averaged.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
         precision: ``"float32"``, ``"bfloat16"``, or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
         batch: windows at once; None: 1, and 4 on CUDA.
+        tta: views of the image that probabilities are averaged over: ``"flips"``, four,
+            or ``"symmetries"``, eight: that many times the work.
 
     Raises:
-        PredictionError: there is no such device or precision.
+        PredictionError: there is no such device or precision, or models do not belong together.
         ModelError: the model cannot be loaded.
 
     Example::
@@ -101,33 +105,31 @@ class Predictor:
 
     def __init__(
         self,
-        model: Model | str | os.PathLike[str] = "builtin",
+        model: Models = "builtin",
         *,
         device: str = "auto",
         precision: str = "auto",
         batch: int | None = None,
+        tta: Augmentations | None = None,
     ) -> None:
-        self.model = model if isinstance(model, Model) else Model.load(model)
+        self.model = load_models(model, tta)
         self.device = _choose_device(device)
-        self.precision = _choose_precision(precision, self.device)
+        self.backend = open_backend(self.model, self.device, precision=precision)
         self.batch = batch or (4 if self.device.type == "cuda" else 1)
         self.fingerprint = self.model.fingerprint()
-        # A copy: the caller's network stays where it is, and as it is.
-        network = copy.deepcopy(self.model.network).eval().to(self.device)
-        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def plan(self, raster: str | os.PathLike[str], output: str | os.PathLike[str], **options: Any) -> Plan:
+    def plan(self, raster: Rasters, output: str | os.PathLike[str], **options: Any) -> Plan:
         """Check everything that can be checked before the first window; see :func:`predict` for the options.
 
         Raises:
             GimsegError: what stands in the way.
         """
-        engine = {"device": self.device.type, "precision": self.precision, "batch": self.batch}
+        engine = {"device": self.device.type, "backend": self.backend.name, "batch": self.batch}
         return plan_prediction(raster, output, self.model, self.fingerprint, engine, Options(**options))
 
     def predict(
         self,
-        raster: str | os.PathLike[str],
+        raster: Rasters,
         output: str | os.PathLike[str],
         *,
         progress: Progress = silent,
@@ -146,20 +148,51 @@ class Predictor:
             OutputError: the disk refuses.
         """
         started = time.monotonic()
-        with Parts(plan.output, plan.identity, restart=plan.options.restart) as parts:
+        with Parts(plan.output, plan.identity, planes=plan.planes, restart=plan.options.restart) as parts:
             todo = [block for block in plan.blocks if not parts.has(block)]
             self._predict_blocks(plan, parts, todo, progress)
-            counts = _assemble(plan, parts, self._tags(plan), progress)
+            counts = assemble(plan, parts, progress)
             parts.remove()
         return Prediction(
             path=plan.output,
             counts=name_counts(counts, self.model.recipe.legend),
-            shape=plan.lattice.shape,
+            shape=plan.shape,
             seconds=time.monotonic() - started,
             blocks=len(plan.blocks),
             resumed=len(plan.blocks) - len(todo),
             notes=plan.notes,
         )
+
+    def predict_array(self, array: Any, geobox: GeoBox | None = None, **options: Any) -> PredictedArray:
+        """Segment an array in memory; reads and writes no file.
+
+        What is predicted is, byte for byte, what a file of these pixels on this grid gives.
+
+        Args:
+            array: numpy (bands, rows, cols) or (rows, cols), or an xarray DataArray or
+                Dataset, whose grid odc-geo finds. Its bands are counted from 1, as those of a file.
+            geobox: grid of a numpy array.
+            **options: fields of :class:`gimseg.preflight.Options`. ``nodata`` is a number.
+                ``match_input=True`` gives the result on the array's own grid.
+
+        Returns:
+            classes, and what else ``products`` asks for.
+
+        Raises:
+            GimsegError: array, grid, model and options do not fit.
+        """
+        chosen = Options(**options)
+        if is_xarray(array):
+            array, geobox, nodata = from_xarray(array)
+            chosen = chosen if chosen.nodata is not None else replace(chosen, nodata=nodata)
+        if geobox is None or isinstance(chosen.nodata, str):
+            raise PredictionError("an array needs a geobox, and its nodata is a number or nothing")
+        bands = choose_bands(self.model.recipe, chosen)
+        plan = plan_raster(array_raster(array, geobox, bands=bands, nodata=chosen.nodata), self.model, chosen)
+        predicted = np.full((plan.planes, *plan.lattice.shape), UNLABELLED, np.uint8)
+        for block in plan.blocks:
+            predicted[:, *block.core] = self._predict_loaded(plan, _load(plan, self.model, block))
+        return _to_array(plan, plane_reader(plan, lambda roi: predicted[:, *roi]))
 
     def blocks(self, view: RasterView, block_size: int = 2048) -> Iterator[tuple[Roi, np.ndarray]]:
         """Predict a raster block by block, writing nothing.
@@ -180,10 +213,12 @@ class Predictor:
             pixels = view.read(block.read)
             wanted = pixels.valid[shift(block.core, block.read)]
             image = self.model.recipe.prepare(pixels)
-            yield block.core, self.predict_block(image, block, lattice, wanted)
+            yield block.core, self.predict_block(image, block, lattice, wanted, Products())[0]
 
-    def predict_block(self, image: np.ndarray, block: Block, lattice: Lattice, wanted: np.ndarray) -> np.ndarray:
-        """Classes of a block.
+    def predict_block(
+        self, image: np.ndarray, block: Block, lattice: Lattice, wanted: np.ndarray, products: Products
+    ) -> np.ndarray:
+        """What is kept of a block.
 
         Args:
             image: normalised float32 (bands, rows, cols) of `block.read`.
@@ -191,27 +226,30 @@ class Predictor:
             lattice: of the raster.
             wanted: bool (rows, cols) of `block.core`; other pixels become 255, and
                 windows without any are not computed.
+            products: what is kept of each pixel.
 
         Returns:
-            uint8 (rows, cols) of `block.core`.
+            uint8 (planes, rows, cols) of `block.core`.
         """
-        mosaic = Mosaic(block.core)
+        mosaic = Mosaic(block.core, len(products.planes(self.model.recipe.legend)))
         asked = []
         for window in plan_windows(lattice, block):
             if wanted[shift(window.core, block.core)].any():
                 asked.append(window)
             else:
                 mosaic.skip(window)
-        stitch(mosaic, asked, image, block.read, self.classify, batch=self.batch)
+
+        def predict(images: np.ndarray) -> np.ndarray:
+            return self.encode(torch.from_numpy(images), products).cpu().numpy()
+
+        stitch(mosaic, asked, image, block.read, predict, batch=self.batch)
         return np.where(wanted, mosaic.to_array(), np.uint8(UNLABELLED))
 
-    def classify(self, images: np.ndarray) -> np.ndarray:
-        """Normalised float32 (N, bands, rows, cols) to raster values, uint8 (N, rows, cols)."""
-        half = self.precision == "bfloat16"
-        context = torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext()
-        with torch.inference_mode(), context:
-            batch = torch.from_numpy(images).to(self.device, memory_format=torch.channels_last)
-            return self.model.recipe.classify(self._network(batch).float())
+    def encode(self, images: torch.Tensor, products: Products) -> torch.Tensor:
+        """Normalised float32 (N, bands, rows, cols) to what is kept of them, uint8 (N, planes, rows, cols)."""
+        recipe = self.model.recipe
+        with torch.inference_mode():
+            return products.encode(recipe.probabilities(self.backend.logits(images)), recipe)
 
     def _predict_blocks(self, plan: Plan, parts: Parts, todo: Sequence[Block], progress: Progress) -> None:
         total = sum(np.prod(block.shape) for block in todo) / 1e6
@@ -236,33 +274,22 @@ class Predictor:
 
     def _predict_loaded(self, plan: Plan, loaded: _Loaded) -> np.ndarray:
         if loaded.image is None:
-            return np.full(loaded.block.shape, UNLABELLED, np.uint8)
-        return self.predict_block(loaded.image, loaded.block, plan.lattice, loaded.wanted)
+            return np.full((plan.planes, *loaded.block.shape), UNLABELLED, np.uint8)
+        return self.predict_block(loaded.image, loaded.block, plan.lattice, loaded.wanted, plan.products)
 
-    def _tags(self, plan: Plan) -> dict[str, str]:
-        """Where the mask comes from. No time: the same run ends with the same bytes."""
-        recipe = self.model.recipe
-        return {
-            "TIFFTAG_SOFTWARE": f"gimseg {__version__}",
-            "gimseg_model": self.model.name,
-            "gimseg_model_fingerprint": self.fingerprint,
-            "gimseg_raster": Path(plan.raster.path).name,
-            "gimseg_resolution": " ".join(f"{size:.9g}" for size in plan.resolution),
-            "gimseg_window": str(recipe.window),
-            "gimseg_halo": str(recipe.halo),
-            "gimseg_precision": self.precision,
-            RUN_TAG: plan.run_id,
-            LEGEND_TAG: json.dumps(plan.legend.to_dict()),
-        }
+
+ENGINE_NAMES = tuple(name for name in inspect.signature(Predictor).parameters if name != "model")
+"""What can be said of a :class:`Predictor` besides its model."""
 
 
 def predict(
-    raster: str | os.PathLike[str],
-    model: Model | str | os.PathLike[str] = "builtin",
+    raster: Rasters,
+    model: Models = "builtin",
     *,
     output: str | os.PathLike[str],
     device: str = "auto",
     precision: str = "auto",
+    tta: Augmentations | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> Prediction:
@@ -272,14 +299,16 @@ def predict(
     way, and ends with the same bytes.
 
     Args:
-        raster: georeferenced image.
-        model: a Model, its folder, or ``"builtin"``.
-        output: the mask, ``.tif``.
+        raster: georeferenced image; several are one mosaic.
+        model: a Model, its folder, or ``"builtin"``; several are averaged.
+        output: the mask, ``.tif``; what else is asked for is written beside it.
         device: see :class:`Predictor`.
         precision: see :class:`Predictor`.
+        tta: see :class:`Predictor`.
         progress: told how far the work is.
-        **options: fields of :class:`gimseg.preflight.Options`: ``aoi``, ``bands``,
-            ``nodata``, ``crs``, ``vector_crs``, ``resolution``, ``block_size``, ``overwrite``, ``restart``.
+        **options: fields of :class:`gimseg.preflight.Options`: ``products``, ``aoi``, ``bands``,
+            ``nodata``, ``crs``, ``vector_crs``, ``resolution``, ``match_input``, ``allow_vrt``, ``cog``,
+            ``block_size``, ``overwrite``, ``restart``.
 
     Returns:
         what was made.
@@ -287,7 +316,25 @@ def predict(
     Raises:
         GimsegError: what stands in the way, before the first window where it can be known.
     """
-    return Predictor(model, device=device, precision=precision).predict(raster, output, progress=progress, **options)
+    predictor = Predictor(model, device=device, precision=precision, tta=tta)
+    return predictor.predict(raster, output, progress=progress, **options)
+
+
+def _to_array(plan: Plan, read: ReadPlanes) -> PredictedArray:
+    planes = np.empty((plan.planes, *plan.shape), np.uint8)
+    for roi in chunks(plan.shape, 512, 4096):
+        planes[:, *roi] = read(roi)
+    slices = plane_slices(plan)
+    shares = {name: to_shares(planes[place]) for name, place in slices.items() if name != "classes"}
+    uncertainty = shares.get("uncertainty")
+    return PredictedArray(
+        geobox=plan.target,
+        legend=plan.legend,
+        classes=planes[0],
+        probabilities=shares.get("probabilities"),
+        uncertainty=None if uncertainty is None else uncertainty[0],
+        notes=plan.notes,
+    )
 
 
 def _load(plan: Plan, model: Model, block: Block) -> _Loaded:
@@ -316,37 +363,6 @@ def _ahead(pool: ThreadPoolExecutor, work: Callable[[Block], T], blocks: Sequenc
         yield coming.popleft().result()
 
 
-def _assemble(plan: Plan, parts: Parts, tags: dict[str, str], progress: Progress) -> np.ndarray:
-    """Finished blocks to one GeoTIFF; pixels by value, int64 (256)."""
-    counts = np.zeros(256, np.int64)
-    legend = plan.legend
-    total, done = float(np.prod(plan.lattice.shape)) / 1e6, 0.0
-    writer = new_raster(
-        plan.output,
-        plan.geobox,
-        nodata=UNLABELLED,
-        overwrite=plan.options.overwrite,
-        colours=legend.colours,
-        tags=tags,
-        category_names={0: "background", **dict(zip(legend.values, legend.names, strict=True))},
-    )
-    with writer as raster:
-        # Whole tiles, always in the same order: the bytes do not tell how large the blocks were.
-        for roi in chunks(plan.lattice.shape, 512, 4096):
-            values = parts.read(roi, plan.blocks_at(roi))
-            raster.write(values, roi)
-            counts += np.bincount(values.ravel(), minlength=256)
-            done += float(np.prod(roi_shape(roi))) / 1e6
-            progress("write", done, total, "Mpx")
-    return counts
-
-
-def name_counts(counts: np.ndarray, legend: Legend) -> dict[str, int]:
-    """Pixels by value, (256,), as pixels by class name."""
-    values = {"background": 0, **dict(zip(legend.names, legend.values, strict=True)), "no data": UNLABELLED}
-    return {name: int(counts[value]) for name, value in values.items()}
-
-
 def _choose_device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -357,9 +373,3 @@ def _choose_device(device: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise PredictionError(f"device {device!r} cannot be used ({reason}): take auto, cpu or cuda") from error
     return chosen
-
-
-def _choose_precision(precision: str, device: torch.device) -> str:
-    if precision not in ("auto", "float32", "bfloat16"):
-        raise PredictionError(f"precision {precision!r}: auto, float32 or bfloat16 is needed")
-    return precision if precision != "auto" else "bfloat16" if device.type == "cuda" else "float32"

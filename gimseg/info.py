@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gimseg.datasets import Datasets, WindowRequest, read_datasets
+from gimseg.datasets import Datasets, read_datasets
 from gimseg.errors import DatasetError
 from gimseg.labelled_scenes import LabelledScene
 from gimseg.legend import UNLABELLED
@@ -19,6 +19,7 @@ from gimseg.pictures import Panel, draw_contact_sheet, label_overlay
 from gimseg.progress import Progress, silent
 from gimseg.rasters import Raster, metres_per_unit, open_raster
 from gimseg.sampling import Survey, WindowSampler, survey
+from gimseg.windows import WindowRequest
 
 
 def describe(

@@ -148,7 +148,7 @@ class Model:
         Raises:
             ModelError: no model there, a pickled checkpoint, or files that do not fit together.
         """
-        path = _find(folder)
+        path = find_model(folder)
         values = _read_json(path / _VALUES)
         if values.get("format") != FORMAT:
             raise ModelError(
@@ -262,7 +262,12 @@ def _move(stage: Path, folder: Path) -> None:
         os.replace(stage / name, folder / name)
 
 
-def _find(folder: str | os.PathLike[str]) -> Path:
+def find_model(folder: str | os.PathLike[str]) -> Path:
+    """The folder of a model; ``"builtin"`` is the one in the package.
+
+    Raises:
+        ModelError: no model lies there, or a pickled checkpoint.
+    """
     if str(folder) == "builtin":
         path = Path(str(importlib.resources.files("gimseg"))) / "builtin" / "buildings"
         if not (path / _VALUES).is_file():

@@ -1,8 +1,9 @@
 """Finished blocks of a run, kept beside its output until that is complete.
 
 The folder ``.<output name>.parts`` holds ``manifest.json``, which pins raster, model
-and options, and one GeoTIFF for each finished block, moved into place whole. So a run
-that was stopped goes on where it was, and never mixes with another one.
+and options, and one GeoTIFF for each finished block with a band for each plane, moved
+into place whole. So a run that was stopped goes on where it was, and never mixes with
+another one.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Parts:
     Args:
         output: file that they become.
         identity: what makes the run what it is, by name: plain values that JSON holds.
+        planes: of bytes, of each pixel.
         restart: throw away what an earlier run left.
 
     Raises:
@@ -50,8 +52,11 @@ class Parts:
         OutputError: the folder cannot be written.
     """
 
-    def __init__(self, output: str | os.PathLike[str], identity: Mapping[str, Any], *, restart: bool = False) -> None:
+    def __init__(
+        self, output: str | os.PathLike[str], identity: Mapping[str, Any], *, planes: int = 1, restart: bool = False
+    ) -> None:
         self.output = Path(output)
+        self.planes = planes
         self.folder = parts_folder(output)
         self._identity = json.loads(json.dumps(identity))
         self._restart = restart
@@ -90,7 +95,7 @@ class Parts:
         return self.path(block).exists()
 
     def write(self, block: Block, values: np.ndarray, geobox: GeoBox) -> None:
-        """Keep a finished block, uint8 (rows, cols) of its core.
+        """Keep a finished block, uint8 (planes, rows, cols) of its core.
 
         Args:
             block: which.
@@ -100,22 +105,22 @@ class Parts:
         write_part(self.path(block), values, geobox[block.core], nodata=UNLABELLED)
 
     def read(self, roi: Roi, blocks: Iterable[Block]) -> np.ndarray:
-        """A region that finished blocks cover, uint8 (rows, cols).
+        """A region that finished blocks cover, uint8 (planes, rows, cols).
 
         Raises:
             PredictionError: a block cannot be read.
         """
-        values = np.full(roi_shape(roi), UNLABELLED, np.uint8)
+        values = np.full((self.planes, *roi_shape(roi)), UNLABELLED, np.uint8)
         for block in blocks:
             common = overlap(roi, block.core)
             if common is not None:
-                values[shift(common, roi)] = self._read_block(block, shift(common, block.core))
+                values[:, *shift(common, roi)] = self._read_block(block, shift(common, block.core))
         return values
 
     def _read_block(self, block: Block, roi: Roi) -> np.ndarray:
         try:
             with rasterio.open(self.path(block), driver="GTiff") as part:
-                return part.read(1, window=RasterWindow.from_slices(*roi))
+                return part.read(window=RasterWindow.from_slices(*roi))
         except RasterioError as error:
             raise PredictionError(f"{self.path(block)} cannot be read ({error}): delete it and run again") from error
 

@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,14 +18,19 @@ from gimseg import __version__
 from gimseg.errors import OutputError, PredictionError
 from gimseg.legend import Legend
 from gimseg.models import Model
+from gimseg.mosaics import Tiles, open_mosaic
 from gimseg.networks import takes_window
 from gimseg.outputs import check_outputs
 from gimseg.parts import content_identity, file_identity
-from gimseg.raster_files import DRIVERS, check_file, open_dataset
-from gimseg.rasters import Raster, RasterView, metres_per_unit, open_raster
+from gimseg.products import Products
+from gimseg.raster_files import DRIVERS, check_file, files_behind, open_dataset
+from gimseg.rasters import Raster, RasterView, metres_per_unit
 from gimseg.recipes import Recipe
 from gimseg.tiling import Block, Lattice, Roi, plan_blocks, roi_shape
 from gimseg.vectors import Shapes, check_overlap, open_layer
+
+Rasters = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""A raster, or several that are one mosaic."""
 
 # Parts and mask are compressed, the mask with overviews: far less than a byte a pixel.
 _DISK_SHARE = 1 / 8
@@ -43,7 +48,11 @@ class Options:
         crs: of a raster that has none.
         vector_crs: of an AoI layer that has none, or a wrong one.
         resolution: metres per pixel; None: the model's.
+        match_input: bring the result to the input's own grid, pixel for pixel.
+        allow_vrt: read VRTs and ``/vsi`` paths; they can name any file, so for trusted ones only.
+        cog: lay the outputs out as Cloud Optimized GeoTIFFs.
         block_size: side of a block, px: memory grows with it, the result does not change.
+        products: what is kept of each pixel.
         overwrite: an existing output may be replaced.
         restart: throw away the finished blocks of an earlier run.
     """
@@ -54,7 +63,11 @@ class Options:
     crs: Any = None
     vector_crs: str | None = None
     resolution: float | None = None
+    match_input: bool = False
+    allow_vrt: bool = False
+    cog: bool = False
     block_size: int = 2048
+    products: Products = field(default_factory=Products)
     overwrite: bool = False
     restart: bool = False
 
@@ -65,11 +78,12 @@ class Plan:
 
     Args:
         raster: the image.
-        view: the image on the output's grid.
+        view: the image on the grid that is predicted.
+        target: grid of the mask: that of the view, or the input's own.
         output: the mask.
         lattice: of windows.
         blocks: row by row.
-        legend: of the mask.
+        recipe: of the model.
         aoi: polygons outside of which nothing is predicted.
         identity: what pins the run, plain values.
         options: as given.
@@ -78,24 +92,45 @@ class Plan:
 
     raster: Raster
     view: RasterView
+    target: GeoBox
     output: Path
     lattice: Lattice
     blocks: tuple[Block, ...]
-    legend: Legend
+    recipe: Recipe
     aoi: Shapes | None
     identity: Mapping[str, Any]
     options: Options
     notes: tuple[str, ...]
 
     @property
+    def legend(self) -> Legend:
+        """Of the mask."""
+        return self.recipe.legend
+
+    @property
     def geobox(self) -> GeoBox:
-        """Grid of the mask."""
+        """Grid that is predicted."""
         return self.view.geobox
 
     @property
     def resolution(self) -> tuple[float, float]:
-        """Size of a pixel of the mask along (y, x), in the CRS's unit."""
+        """Size of a pixel that is predicted along (y, x), in the CRS's unit."""
         return abs(self.geobox.affine.e), abs(self.geobox.affine.a)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the mask, px."""
+        return int(self.target.shape[0]), int(self.target.shape[1])
+
+    @property
+    def matches(self) -> bool:
+        """Whether the result is brought to another grid than that which is predicted."""
+        return self.target != self.geobox
+
+    @property
+    def products(self) -> Products:
+        """What the parts hold: what is delivered, and what that is made of."""
+        return replace(self.options.products, probabilities=True) if self.matches else self.options.products
 
     @property
     def run_id(self) -> str:
@@ -103,6 +138,11 @@ class Plan:
         # The block size pins the parts, not the mask.
         pinned = {name: value for name, value in self.identity.items() if name != "block_size"}
         return hashlib.sha256(json.dumps(pinned, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    @property
+    def planes(self) -> int:
+        """Bytes that are kept of each pixel."""
+        return len(self.products.planes(self.legend))
 
     @property
     def windows(self) -> int:
@@ -118,7 +158,8 @@ class Plan:
     @property
     def disk_bytes(self) -> int:
         """What parts and mask take, about."""
-        return int(math.prod(self.lattice.shape) * _DISK_SHARE) + 2**20
+        delivered = len(self.options.products.planes(self.legend)) * math.prod(self.shape)
+        return int((self.planes * math.prod(self.lattice.shape) + delivered) / 2 * _DISK_SHARE) + 2**20
 
     def blocks_at(self, roi: Roi) -> list[Block]:
         """The blocks that meet a region."""
@@ -132,20 +173,30 @@ class Plan:
 
     def text(self) -> str:
         """Lines for people."""
-        rows, cols = self.lattice.shape
-        size = " x ".join(f"{part:g}" for part in self.resolution[::-1])
+        rows, cols = self.shape
         lines = [
-            f"{self.raster.path}: bands {', '.join(map(str, self.raster.bands))}, {self.raster.dtype}",
-            f"{self.output}: {cols} x {rows} px of {size} {self.raster.unit}, {', '.join(self.legend.names)}",
+            f"{self.raster.path}: bands {_listed(self.raster.bands)}, {self.raster.dtype}",
+            f"{self.output}: {cols} x {rows} px of {self._size(self.target)} {self.raster.unit}, "
+            f"{', '.join(self.legend.names)}",
+            *self._matching(),
             f"{len(self.blocks)} blocks, {self.windows} windows of {self.lattice.window} px with a halo of "
             f"{self.lattice.halo} px; about {_megabytes(self.memory_bytes)} of memory besides the network, "
             f"{_megabytes(self.disk_bytes)} of disk",
         ]
         return "\n".join([*lines, *self.notes])
 
+    def _size(self, geobox: GeoBox) -> str:
+        a, b, _, d, e, _ = tuple(geobox.affine)[:6]
+        return f"{math.hypot(a, d):g} x {math.hypot(b, e):g}"
+
+    def _matching(self) -> list[str]:
+        if not self.matches:
+            return []
+        return [f"predicted at {self._size(self.geobox)} {self.raster.unit}, then brought to the input's own grid"]
+
 
 def plan_prediction(
-    raster: str | os.PathLike[str],
+    raster: Rasters,
     output: str | os.PathLike[str],
     model: Model,
     fingerprint: str,
@@ -155,11 +206,11 @@ def plan_prediction(
     """Check all that can be checked without predicting.
 
     Args:
-        raster: the image.
+        raster: the image; several: a mosaic of them.
         output: the mask.
         model: that predicts.
         fingerprint: of the model.
-        engine: what else results depend on: device, precision.
+        engine: what else results depend on: device, backend, batch.
         options: see there.
 
     Raises:
@@ -169,23 +220,12 @@ def plan_prediction(
     output = Path(output)
     if output.suffix.lower() not in (".tif", ".tiff"):
         raise OutputError(f"{output}: a mask is a GeoTIFF: give a name that ends in .tif")
-    inputs = [path for path in (raster, options.aoi) if path is not None]
-    check_outputs([output], inputs, overwrite=options.overwrite)
-    opened = _open(raster, recipe, options)
-    geobox, notes = _grid(opened, recipe, options)
-    lattice = plan_lattice((int(geobox.shape[0]), int(geobox.shape[1])), model)
-    plan = Plan(
-        raster=opened,
-        view=opened.on(geobox),
-        output=output,
-        lattice=lattice,
-        blocks=tuple(plan_blocks(lattice, options.block_size)),
-        legend=recipe.legend,
-        aoi=_open_aoi(options, geobox),
-        identity=_identity(opened, model, fingerprint, engine, options),
-        options=options,
-        notes=(*opened.notes, *notes),
-    )
+    paths = raster_paths(raster)
+    inputs = [*paths, *([] if options.aoi is None else [options.aoi])]
+    check_outputs([output, *options.products.files(output).values()], inputs, overwrite=options.overwrite)
+    opened = _open(paths, recipe, options)
+    identity = _identity(opened, model, fingerprint, engine, options)
+    plan = plan_raster(opened, model, options, output=output, identity=identity)
     free = shutil.disk_usage(output.absolute().parent).free
     if free < plan.disk_bytes:
         raise OutputError(
@@ -195,26 +235,78 @@ def plan_prediction(
     return plan
 
 
-def _open(path: str | os.PathLike[str], recipe: Recipe, options: Options) -> Raster:
-    bands = tuple(options.bands or recipe.bands)
-    if len(bands) != len(recipe.bands):
-        raise PredictionError(
-            f"bands {', '.join(map(str, bands))} were asked for: the model takes {len(recipe.bands)}, give as many"
-        )
-    with open_dataset(check_file(path), DRIVERS) as dataset:
-        count = dataset.count
-    if not all(1 <= band <= count for band in bands):
-        raise PredictionError(
-            f"{path} has {count} band{'s' if count != 1 else ''}, the model needs bands {', '.join(map(str, bands))}: "
-            "use an image like those that it learned from, or say with --bands which bands take their places"
-        )
-    raster = open_raster(path, bands=bands, crs=options.crs, nodata=options.nodata)
+def plan_raster(
+    raster: Raster, model: Model, options: Options, *, output: Path = Path(), identity: Mapping[str, Any] | None = None
+) -> Plan:
+    """The plan of a raster that is open.
+
+    Raises:
+        GridError: resolution or grid cannot be had.
+        PredictionError: raster or AoI do not suit the model.
+    """
+    recipe = model.recipe
     if raster.dtype != recipe.dtype:
         raise PredictionError(
-            f"{path} holds {raster.dtype}, the model learned from {recipe.dtype}: their values mean different things. "
-            f"Convert the image to {recipe.dtype} as the training images were, or train on images like it"
+            f"{raster.path} holds {raster.dtype}, the model learned from {recipe.dtype}: their values mean different "
+            f"things. Convert the image to {recipe.dtype} as the training images were, or train on images like it"
         )
-    return raster
+    geobox, notes = _grid(raster, recipe, options)
+    lattice = plan_lattice((int(geobox.shape[0]), int(geobox.shape[1])), model)
+    return Plan(
+        raster=raster,
+        view=raster.on(geobox),
+        target=raster.own_grid() if options.match_input else geobox,
+        output=output,
+        lattice=lattice,
+        blocks=tuple(plan_blocks(lattice, options.block_size)),
+        recipe=recipe,
+        aoi=_open_aoi(options, geobox),
+        identity=identity or {},
+        options=options,
+        notes=(*raster.notes, *notes),
+    )
+
+
+def raster_paths(raster: Rasters) -> list[str | os.PathLike[str]]:
+    """One path, or several, as a list.
+
+    Raises:
+        PredictionError: none.
+    """
+    paths = [raster] if isinstance(raster, (str, os.PathLike)) else list(raster)
+    if not paths:
+        raise PredictionError("no raster was given: one at least is needed")
+    return paths
+
+
+def choose_bands(recipe: Recipe, options: Options) -> tuple[int, ...]:
+    """Bands to read, one for each that the recipe normalises.
+
+    Raises:
+        PredictionError: too many or too few were asked for.
+    """
+    # Models that are averaged take each band once for each way in which they normalise it.
+    own = len(dict.fromkeys(recipe.bands))
+    bands = tuple(options.bands or recipe.bands)
+    if len(bands) == own:
+        bands *= len(recipe.bands) // own
+    if len(bands) != len(recipe.bands):
+        raise PredictionError(f"bands {_listed(bands)} were asked for: the model takes {own}, give as many")
+    return bands
+
+
+def _open(paths: Sequence[str | os.PathLike[str]], recipe: Recipe, options: Options) -> Raster:
+    bands = choose_bands(recipe, options)
+    drivers = (*DRIVERS, "VRT") if options.allow_vrt else tuple(DRIVERS)
+    for path in paths:
+        with open_dataset(check_file(path, allow_virtual=options.allow_vrt), drivers) as dataset:
+            count = dataset.count
+        if not all(1 <= band <= count for band in bands):
+            raise PredictionError(
+                f"{path} has {count} band{'s' if count != 1 else ''}, the model needs bands {_listed(bands)}: "
+                "use an image like those that it learned from, or say with --bands which bands take their places"
+            )
+    return open_mosaic(paths, bands=bands, crs=options.crs, nodata=options.nodata, allow_vrt=options.allow_vrt)
 
 
 def _grid(raster: Raster, recipe: Recipe, options: Options) -> tuple[GeoBox, list[str]]:
@@ -267,7 +359,7 @@ def _identity(
     """All that the bytes of the parts depend on."""
     return {
         "gimseg": __version__,
-        "raster": file_identity(raster.path),
+        "raster": raster_identity(raster),
         "model": {"name": model.name, "fingerprint": fingerprint},
         "engine": dict(engine),
         "bands": list(raster.bands),
@@ -275,9 +367,30 @@ def _identity(
         "crs": None if options.crs is None else str(options.crs),
         "vector_crs": options.vector_crs,
         "resolution": options.resolution,
+        "match_input": options.match_input,
+        "cog": options.cog,
         "block_size": options.block_size,
+        "products": options.products.identity(model.recipe),
         "aoi": None if options.aoi is None else content_identity(options.aoi),
     }
+
+
+def raster_files(raster: Raster) -> list[str]:
+    """The paths that were given for a raster: one, or those of a mosaic."""
+    return [tile.path for tile in raster.file.files] if isinstance(raster.file, Tiles) else [raster.path]
+
+
+def raster_identity(raster: Raster) -> dict[str, Any]:
+    """What tells a raster from a changed one: of each file that it is read from."""
+    files = [file_identity(path) for name in raster_files(raster) for path in files_behind(name)]
+    if len(files) == 1:
+        return files[0]
+    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
+    return {"path": raster.path, "files": len(files), "content": digest}
+
+
+def _listed(bands: Sequence[int]) -> str:
+    return ", ".join(map(str, dict.fromkeys(bands)))
 
 
 def _megabytes(size: int) -> str:

@@ -12,9 +12,9 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import rasterio
@@ -55,6 +55,34 @@ class Pixels(NamedTuple):
 
     data: np.ndarray
     valid: np.ndarray
+
+
+class Source(Protocol):
+    """Where native pixels come from: a file, tiles that lie side by side, an array."""
+
+    @property
+    def path(self) -> str:
+        """As messages name it."""
+        ...
+
+    @property
+    def bands(self) -> tuple[int, ...]:
+        """1-based numbers of the bands that are read."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """Of the pixels."""
+        ...
+
+    def read(self, roi: Roi) -> Pixels:
+        """Native values, shape (bands, rows, cols) of `dtype`, and their validity."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -130,6 +158,15 @@ class RasterFile:
         values[:, ~valid] = 0
         return Pixels(values, valid)
 
+    def in_memory(self) -> MemoryFile:
+        """The same file with all its native pixels held in memory.
+
+        Raises:
+            RasterError: it cannot be read.
+        """
+        held = self.read((slice(0, self.shape[0]), slice(0, self.shape[1])))
+        return MemoryFile(**{item.name: getattr(self, item.name) for item in fields(RasterFile)}, held=held)
+
     def _declared_valid(self, dataset: Any, window: Window, values: np.ndarray) -> np.ndarray:
         """What nodata, NaN, alpha band and mask say of `values` (bands, then alpha if there is one)."""
         bands = values[: len(self.bands)]
@@ -152,6 +189,21 @@ class RasterFile:
         cols = coarse_index(window.col_off, window.width, self.shape[1], border.cells.shape[1])
         near = border.cells[np.ix_(rows, cols)]
         return near & is_colour(values, border.colour, border.tolerance) if near.any() else near
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MemoryFile(RasterFile):
+    """A RasterFile that was read once.
+
+    Attributes:
+        held: all of its pixels.
+    """
+
+    held: Pixels
+
+    def _read_inside(self, window: Window) -> Pixels:
+        (top, bottom), (left, right) = window.toranges()
+        return Pixels(self.held.data[:, top:bottom, left:right].copy(), self.held.valid[top:bottom, left:right].copy())
 
 
 def is_nodata(values: np.ndarray, nodata: Sequence[float | None]) -> np.ndarray:
@@ -210,11 +262,7 @@ class _Handles(threading.local):
         if self.process != os.getpid():
             # A forked worker shares the file position with its parent: open anew.
             self.__init__()  # type: ignore[misc]
-        try:
-            stat = os.stat(path)
-        except OSError as error:
-            raise RasterError(f"{path} cannot be read any more ({error.strerror})") from error
-        key = (path, stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        key = _file_state(path)
         if key not in self.datasets:
             self.datasets[key] = open_dataset(path, drivers)
             while len(self.datasets) > _HANDLES_PER_THREAD:
@@ -226,13 +274,36 @@ class _Handles(threading.local):
 _HANDLES = _Handles()
 
 
+def _file_state(path: str) -> tuple[Any, ...]:
+    """Changes when the file does; GDAL's virtual files are taken not to."""
+    if is_virtual(path):
+        return (path,)
+    try:
+        stat = os.stat(path)
+    except OSError as error:
+        raise RasterError(f"{path} cannot be read any more ({error.strerror})") from error
+    return (path, stat.st_mtime_ns, stat.st_size, stat.st_ino)
+
+
+def is_virtual(path: str | os.PathLike[str]) -> bool:
+    """Whether GDAL alone can find this file: in an archive, in memory, behind a URL.
+
+    Example:
+        >>> is_virtual("/vsizip/images.zip/a.tif"), is_virtual("images/a.tif")
+        (True, False)
+    """
+    return os.fspath(path).startswith("/vsi")
+
+
 def open_dataset(path: str, drivers: Collection[str] = frozenset(DRIVERS)) -> Any:
     """A rasterio dataset, opened by the one of `drivers` that the file's first bytes ask for.
 
     Raises:
         RasterError: none of them can read the file.
     """
-    driver = find_driver(path, drivers)
+    reason: Exception | None = None
+    # The first bytes of a virtual file are GDAL's to read: it may try these drivers and no other.
+    candidates = list(drivers) if is_virtual(path) else [find_driver(path, drivers)]
     # rasterio takes bytes here, unlike the environment variable, which is in MB. TRUE: sidecars
     # (.msk, .ovr) are asked for by name instead of by listing a folder of a million files.
     with (
@@ -240,13 +311,28 @@ def open_dataset(path: str, drivers: Collection[str] = frozenset(DRIVERS)) -> An
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        try:
-            return rasterio.open(path, driver=driver)
-        except GDAL_ERRORS as error:
-            raise RasterError(
-                f"{path} cannot be opened as {driver} ({error}): "
-                "the file is damaged or incomplete; copy or download it again"
-            ) from error
+        for driver in candidates:
+            try:
+                return rasterio.open(path, driver=driver)
+            except GDAL_ERRORS as error:
+                reason = error
+    raise RasterError(
+        f"{path} cannot be opened as {' or '.join(candidates)} ({reason}): "
+        "the file is damaged or incomplete; copy or download it again"
+    ) from reason
+
+
+def files_behind(path: str) -> list[str]:
+    """The files on this machine that a raster is read from: itself, and those that a VRT or a mask beside it names.
+
+    Raises:
+        RasterError: it cannot be opened.
+    """
+    if is_virtual(path):
+        return []
+    with open_dataset(path, (*DRIVERS, "VRT")) as dataset:
+        named = dataset.files if dataset.driver == "VRT" else []
+    return [path, *(file for file in named if os.path.isfile(file) and not os.path.samefile(file, path))]
 
 
 def find_driver(path: str, drivers: Collection[str]) -> str:
@@ -268,7 +354,7 @@ def find_driver(path: str, drivers: Collection[str]) -> str:
             return "VRT"
         raise RasterError(
             f"{path} is a VRT, a list of other files that GDAL would read in its stead: give those files, "
-            "or allow_vrt=True if you trust where it came from"
+            "or --allow-vrt (allow_vrt=True) if you trust where it came from"
         )
     if not head:
         raise RasterError(f"{path} is empty (0 bytes): copy or download it again")
@@ -364,15 +450,23 @@ def find_border(dataset: Any, path: str, bands: Sequence[int], side: int = 2048)
     return Border(tuple(float(level) for level in colours[most]), tolerance, cells, gaps)
 
 
-def check_file(path: str | os.PathLike[str]) -> str:
+def check_file(path: str | os.PathLike[str], *, allow_virtual: bool = False) -> str:
     """The path as text, once it is known to be a file on this machine.
+
+    Args:
+        allow_virtual: GDAL's ``/vsi...`` paths are taken as they are.
 
     Raises:
         RasterError: no such file, a folder, or a URL.
     """
     text = os.fspath(path)
-    if "://" in text or text.startswith("/vsi"):
-        raise RasterError(f"{text} is not a file on this machine: download it first")
+    if is_virtual(text) and allow_virtual:
+        return text
+    if "://" in text or is_virtual(text):
+        raise RasterError(
+            f"{text} is not a file on this machine: download it first, or give it as a /vsi path with --allow-vrt if "
+            "you trust where it came from"
+        )
     if Path(text).is_dir():
         raise RasterError(f"{text} is a folder: give a raster file in it")
     if not Path(text).exists():

@@ -27,7 +27,7 @@ from rasterio.transform import GCPTransformer, RPCTransformer
 from rasterio.warp import Resampling, reproject
 
 from gimseg.errors import GridError
-from gimseg.raster_files import Pixels, RasterFile, Roi
+from gimseg.raster_files import Pixels, Roi, Source
 from gimseg.resampling import Axis, resample, take_nearest
 
 CHUNK = 256
@@ -56,7 +56,7 @@ class RasterView:
     it makes no ringing at roof edges, and it needs no value beyond the pixel's own ground.
     """
 
-    def __init__(self, file: RasterFile, placement: Placement, geobox: GeoBox, resampling: str = "auto") -> None:
+    def __init__(self, file: Source, placement: Placement, geobox: GeoBox, resampling: str = "auto") -> None:
         if resampling not in _RESAMPLINGS:
             raise GridError(f"resampling {resampling!r}: needed is one of {', '.join(_RESAMPLINGS)}")
         if (placement.crs is None) != (geobox.crs is None):
@@ -92,6 +92,21 @@ class RasterView:
         """As :meth:`read`, in the file's own data type, each pixel the nearest of the file: for labels."""
         return self._read(roi, "nearest", self.file.dtype)
 
+    def read_alone(self) -> Pixels:
+        """All of a small grid in one piece, as :meth:`read` gives it.
+
+        For windows that are read once, each on a grid of its own: the fixed squares
+        in which :meth:`read` resamples would cost several times the window.
+        """
+        rows, cols = self.shape
+        if self._to_source.is_shift:
+            return self._read_shifted((slice(0, rows), slice(0, cols)), "float32")
+        return self._resample((0, 0), self.shape, self._filter(), "float32")
+
+    def on(self, geobox: GeoBox) -> RasterView:
+        """The same file on another grid."""
+        return RasterView(self.file, self._placement, geobox, self._resampling)
+
     def _filter(self) -> str:
         if self._resampling != "auto":
             return self._resampling
@@ -111,7 +126,7 @@ class RasterView:
                 origin = (top + row * side, left + col * side)
                 chunk = _CHUNKS.get((self._token, method, dtype, origin))
                 if chunk is None:
-                    chunk = self._resample(origin, method, dtype)
+                    chunk = self._resample(origin, (side, side), method, dtype)
                     _CHUNKS.put((self._token, method, dtype, origin), chunk)
                 _paste(chunk, origin, out, (rows.start, cols.start))
         return out
@@ -125,20 +140,18 @@ class RasterView:
         data, valid = data[:, ::flip_rows, ::flip_cols], valid[::flip_rows, ::flip_cols]
         return Pixels(np.ascontiguousarray(data, dtype), np.ascontiguousarray(valid))
 
-    def _resample(self, origin: tuple[int, int], method: str, dtype: str) -> Pixels:
-        side = self._to_source.chunk
-        count = len(self.file.bands)
-        nothing = Pixels(np.zeros((count, side, side), dtype), np.zeros((side, side), bool))
-        window = self._to_source.window(origin, side, self.file.shape)
+    def _resample(self, origin: tuple[int, int], shape: tuple[int, int], method: str, dtype: str) -> Pixels:
+        nothing = Pixels(np.zeros((len(self.file.bands), *shape), dtype), np.zeros(shape, bool))
+        window = self._to_source.window(origin, shape, self.file.shape)
         if window is None:
             return nothing
         values, valid = self.file.read(window)
         if not valid.any():
             return nothing
         corner = (window[0].start, window[1].start)
-        axes = self._to_source.axes(origin, corner)
+        axes = self._to_source.axes(origin, shape, corner)
         if axes is None:
-            data, good = self._warp(values, valid, origin, corner, method)
+            data, good = self._warp(Pixels(values, valid), origin, shape, corner, method)
         elif method == "nearest":
             data, good = take_nearest(values, valid, *axes)
         else:
@@ -151,10 +164,10 @@ class RasterView:
         return Pixels(data, good)
 
     def _warp(
-        self, values: np.ndarray, valid: np.ndarray, origin: tuple[int, int], corner: tuple[int, int], method: str
+        self, pixels: Pixels, origin: tuple[int, int], shape: tuple[int, int], corner: tuple[int, int], method: str
     ) -> tuple[np.ndarray, np.ndarray]:
         """As :func:`resample`, for grids that are turned against the file or lie in another CRS."""
-        shape = (self._to_source.chunk, self._to_source.chunk)
+        values, valid = pixels
         keep = np.zeros(shape, np.float32)
         share = "average" if method == "average" else "nearest"
         self._to_source.warp(valid.astype(np.float32), keep, origin, corner, share)
@@ -286,10 +299,10 @@ class _PixelMap:
             rows, cols = transformer.rowcol(xs, ys, op=np.asarray)
         return np.asarray(cols, float), np.asarray(rows, float)
 
-    def window(self, origin: tuple[int, int], side: int, shape: tuple[int, int]) -> Roi | None:
-        """What of the file, margins included, a chunk at `origin` needs; None where nothing."""
-        steps = np.linspace(0, side, 2 if self.affine is not None else 17)
-        ys, xs = np.meshgrid(origin[0] + steps, origin[1] + steps, indexing="ij")
+    def window(self, origin: tuple[int, int], size: tuple[int, int], shape: tuple[int, int]) -> Roi | None:
+        """What of a file of `shape`, margins included, a chunk at `origin` needs; None where nothing."""
+        steps = np.linspace(0, 1, 2 if self.affine is not None else 17)
+        ys, xs = np.meshgrid(origin[0] + steps * size[0], origin[1] + steps * size[1], indexing="ij")
         xs, ys = self._locate(xs.ravel(), ys.ravel())
         finite = np.isfinite(xs) & np.isfinite(ys)
         if not finite.any():
@@ -304,12 +317,12 @@ class _PixelMap:
             parts.append(slice(start, stop))
         return parts[0], parts[1]
 
-    def axes(self, origin: tuple[int, int], corner: tuple[int, int]) -> tuple[Axis, Axis] | None:
+    def axes(self, origin: tuple[int, int], size: tuple[int, int], corner: tuple[int, int]) -> tuple[Axis, Axis] | None:
         """Where the chunk at `origin` lies along rows and columns counted from `corner`; None if they are turned."""
         if self.affine is None or max(abs(self.affine.b), abs(self.affine.d)) * self._extent > 1e-3:
             return None
         a, _, c, _, e, f = tuple(self._fixed(origin, corner))[:6]
-        return Axis(f, e, self.chunk), Axis(c, a, self.chunk)
+        return Axis(f, e, size[0]), Axis(c, a, size[1])
 
     def _fixed(self, origin: tuple[int, int], corner: tuple[int, int]) -> Affine:
         """From pixels of the chunk at `origin` to file pixels counted from `corner`."""

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from odc.geo.geobox import GeoBox
 
-from gimseg.datasets import WindowRequest
 from gimseg.errors import DatasetError
 from gimseg.labelled_scenes import LabelledScene
 from gimseg.legend import UNLABELLED
 from gimseg.progress import Progress, silent
+from gimseg.windows import WindowRequest
 
 CELL = 32
 """Side of the squares in which a survey counts labels, px."""

@@ -1,61 +1,94 @@
-"""Corners rounded by cutting them off, again and again (Chaikin 1974), no further than a tolerance."""
+"""Filters of probabilities: each looks no further than its margin, so that regions come out as the whole does.
+
+All take and give float32 (channels, rows, cols), probabilities from 0 to 1, and a plane
+of validity (rows, cols); invalid pixels keep what they hold and have no say.
+"""
 
 from __future__ import annotations
 
 import numpy as np
-import shapely
+from numpy.typing import NDArray
+from scipy.ndimage import correlate1d
 
-_ROUNDS = 3
-_SHARE = 0.25  # of an edge that is cut off at either end, at most
-_SHRINK = 0.4  # from round to round: an arc of three rounds then looks round
+Planes = NDArray[np.float32]
+Valid = NDArray[np.bool_]
 
 
-def smoothed(polygons: np.ndarray, tolerance: float) -> np.ndarray:
-    """Polygons with round corners.
-
-    A corner is cut at most `tolerance` away from it, so that no point of the outline moves
-    further. What is cut from convex corners is gained at others; at a corner it is less
-    than the square of the tolerance.
+def total_variation(planes: Planes, valid: Valid, *, weight: float, iterations: int) -> Planes:
+    """Total-variation denoising: edges stay, noise between them goes.
 
     Args:
-        polygons: (n,) valid polygons.
-        tolerance: in the unit of their coordinates, above 0.
+        planes: (channels, rows, cols).
+        valid: (rows, cols).
+        weight: strength; differences below about this size are levelled.
+        iterations: steps of the projection; each carries a pixel's say one pixel further,
+            so that `iterations` + 1 pixels of margin make a region exact.
 
-    Returns:
-        (n,) valid polygons; one that would not be valid stays as it was.
-
-    Example:
-        >>> round_square = smoothed(np.array([shapely.box(0, 0, 10, 10)]), 1)[0]
-        >>> shapely.get_num_coordinates(round_square).item(), round(round_square.area, 1)
-        (33, 97.5)
+    Source: Chambolle 2004, An algorithm for total variation minimization and
+    applications, J. Math. Imaging Vis. 20, with a fixed number of steps.
     """
-    if not len(polygons):
-        return polygons
-    kind, points, (rings, parts) = shapely.to_ragged_array(polygons)
-    ring = np.repeat(np.arange(len(rings) - 1), np.diff(rings) - 1)
-    points = np.delete(points, rings[1:] - 1, axis=0)
-    most = tolerance
-    for _ in range(_ROUNDS):
-        points, ring = _cut(points, ring, most)
-        most *= _SHRINK
-    counts = np.bincount(ring, minlength=len(rings) - 1)
-    starts = np.cumsum(counts) - counts
-    closed = np.insert(points, starts + counts, points[starts], axis=0)
-    offsets = np.concatenate([[0], np.cumsum(counts + 1)])
-    found = shapely.from_ragged_array(kind, closed, (offsets, parts))
-    return np.where(shapely.is_valid(found), found, polygons)
+    # Between a valid and an invalid pixel there is no edge to pay for: no flow crosses it.
+    open_rows = valid[1:] & valid[:-1]
+    open_cols = valid[:, 1:] & valid[:, :-1]
+    flow_rows: Planes = np.zeros((len(planes), len(valid) - 1, valid.shape[1]), np.float32)
+    flow_cols: Planes = np.zeros((len(planes), len(valid), valid.shape[1] - 1), np.float32)
+    step = np.float32(0.25 / weight)
+    denoised = planes
+    for _ in range(iterations):
+        slope_rows = (denoised[:, 1:] - denoised[:, :-1]) * open_rows
+        slope_cols = (denoised[:, :, 1:] - denoised[:, :, :-1]) * open_cols
+        # The length of each pixel's slope, from its differences to the pixel below and the one to the right.
+        steep = np.zeros_like(planes)
+        steep[:, :-1] += slope_rows**2
+        steep[:, :, :-1] += slope_cols**2
+        slower = 1 + step * np.sqrt(steep, out=steep)
+        flow_rows = ((flow_rows + step * slope_rows) / slower[:, :-1]).astype(np.float32)
+        flow_cols = ((flow_cols + step * slope_cols) / slower[:, :, :-1]).astype(np.float32)
+        denoised = (planes + weight * _divergence(flow_rows, flow_cols, planes.shape)).astype(np.float32)
+    return np.where(valid, np.clip(denoised, 0, 1), planes)
 
 
-def _cut(points: np.ndarray, ring: np.ndarray, most: float) -> tuple[np.ndarray, np.ndarray]:
-    """Two points for each corner, on the edges before and after it, `most` away at most."""
-    counts = np.bincount(ring)
-    starts = np.cumsum(counts) - counts
-    after = np.arange(1, len(points) + 1)
-    after[starts + counts - 1] = starts
-    edge = points[after] - points
-    length = np.maximum(np.hypot(*edge.T), 1e-12)
-    share = np.minimum(_SHARE, most / length)[:, np.newaxis]
-    cut = np.empty((2 * len(points), 2))
-    cut[::2] = points + share * edge
-    cut[1::2] = points[after] - share * edge
-    return cut, np.repeat(ring, 2)
+def guided(planes: Planes, valid: Valid, image: NDArray[np.float32], *, radius: int, softness: float) -> Planes:
+    """Guided filter: probabilities bent along the edges of the image.
+
+    Args:
+        planes: (channels, rows, cols).
+        valid: (rows, cols).
+        image: (rows, cols), the guide, in standard deviations.
+        radius: of the square window, px; 2 * `radius` pixels of margin make a region exact.
+        softness: contrast in the guide, in standard deviations, below which it is no edge.
+
+    Source: He, Sun & Tang 2010, Guided image filtering.
+    """
+    share = _box(valid.astype(np.float32), radius)
+
+    def mean(plane: NDArray[np.float32]) -> NDArray[np.float32]:
+        return (_box(np.where(valid, plane, 0), radius) / np.maximum(share, 1e-6)).astype(np.float32)
+
+    centre = mean(image)
+    variance = mean(image * image) - centre * centre
+    found = np.empty_like(planes)
+    for number, plane in enumerate(planes):
+        level = mean(plane)
+        slope = ((mean(image * plane) - centre * level) / (variance + softness**2)).astype(np.float32)
+        found[number] = mean(slope) * image + mean(level - slope * centre)
+    return np.where(valid, np.clip(found, 0, 1), planes)
+
+
+def _divergence(rows: Planes, cols: Planes, shape: tuple[int, ...]) -> Planes:
+    """What flows in less what flows out."""
+    total = np.zeros(shape, np.float32)
+    total[:, :-1] += rows
+    total[:, 1:] -= rows
+    total[:, :, :-1] += cols
+    total[:, :, 1:] -= cols
+    return total
+
+
+def _box(plane: NDArray[np.float32], radius: int) -> NDArray[np.float32]:
+    """Mean over a square; pixels beyond the region count as 0."""
+    # A weighted sum around each pixel, not a running one: that would carry rounding from the region's edge.
+    weights = np.full(2 * radius + 1, 1 / (2 * radius + 1), np.float32)
+    for axis in (0, 1):
+        plane = correlate1d(plane, weights, axis=axis, mode="constant", output=np.float32)
+    return plane

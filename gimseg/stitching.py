@@ -11,7 +11,7 @@ from gimseg.errors import TilingError
 from gimseg.tiling import Roi, Window, roi_shape, shift
 
 PredictWindows = Callable[[np.ndarray], np.ndarray]
-"""Images (N, bands, rows, cols) to values (N, rows, cols) or (N, channels, rows, cols)."""
+"""Images (N, bands, rows, cols) to values (N, planes, rows, cols)."""
 
 
 class Mosaic:
@@ -19,14 +19,14 @@ class Mosaic:
 
     Args:
         core: region of the raster to be filled, px.
+        planes: of values at each pixel.
         dtype: of the values.
-        channels: None for a plain (rows, cols) array, else (channels, rows, cols).
     """
 
-    def __init__(self, core: Roi, dtype: np.typing.DTypeLike = np.uint8, channels: int | None = None) -> None:
+    def __init__(self, core: Roi, planes: int = 1, dtype: np.typing.DTypeLike = np.uint8) -> None:
         shape = roi_shape(core)
         self._core = core
-        self._array = np.zeros(shape if channels is None else (channels, *shape), dtype)
+        self._array = np.zeros((planes, *shape), dtype)
         self._missing = shape[0] * shape[1]
 
     def place(self, window: Window, values: np.ndarray) -> None:
@@ -34,10 +34,9 @@ class Mosaic:
 
         Args:
             window: its core lies in the mosaic.
-            values: (..., rows, cols) of all that the window read.
+            values: (planes, rows, cols) of all that the window read.
         """
-        rows, cols = shift(window.core, window.read)
-        self._array[..., *shift(window.core, self._core)] = values[..., rows, cols]
+        self._array[:, *shift(window.core, self._core)] = values[:, *shift(window.core, window.read)]
         self.skip(window)
 
     def skip(self, window: Window) -> None:
@@ -46,7 +45,7 @@ class Mosaic:
         self._missing -= rows * cols
 
     def to_array(self) -> np.ndarray:
-        """The whole, (rows, cols) or (channels, rows, cols).
+        """The whole, (planes, rows, cols).
 
         Raises:
             TilingError: pixels are missing, or were given twice.

@@ -13,7 +13,7 @@ from test_tracing import WORLDS, blobs
 from gimseg.cleaning import Cleaned, Cleaning
 from gimseg.errors import GridError, TilingError
 from gimseg.ground import Ground
-from gimseg.smoothing import smoothed
+from gimseg.round_corners import smoothed
 from gimseg.tracing import Traced, trace
 
 UTM = 32633

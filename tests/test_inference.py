@@ -122,8 +122,8 @@ def test_blocks_without_a_valid_pixel_do_not_reach_the_network(tmp_path: Path, m
     raster = write_raster(tmp_path / "image.tif", image, nodata=0)
     predictor = Predictor(brightness_model())
     asked = []
-    classify = predictor.classify
-    monkeypatch.setattr(predictor, "classify", lambda images: (asked.append(len(images)), classify(images))[1])
+    logits = predictor.backend.logits
+    monkeypatch.setattr(predictor.backend, "logits", lambda images: (asked.append(len(images)), logits(images))[1])
     predictor.predict(raster, tmp_path / "mask.tif", block_size=32)
     assert sum(asked) == 4
 

@@ -40,15 +40,17 @@ def run(way: str, path: Path) -> None:
     import shapely
     from rasterio.features import shapes
 
-    from gimseg.tracing import trace
-    from gimseg.vectorization import _Mask, vectorize
+    from gimseg.masks import Mask
+    from gimseg.tracing import join, read_strips
+    from gimseg.vectorization import vectorize
 
     count = 0
     start = time.perf_counter()
     if way == "trace":
-        from gimseg.progress import silent
-
-        count = sum(len(some.values) for some in trace(_Mask.open(path).strips(2048, silent)))
+        count = 0
+        mask = Mask.open(path)
+        for some in join(strip for cut in mask.cuts(2048) for strip in read_strips(mask, 2048**2, 4, cut)):
+            count += len(some.values)
     elif way == "vectorize":
         count = vectorize(path, path.with_suffix(".gpkg"), overwrite=True).count
     elif way.startswith("shapes"):
