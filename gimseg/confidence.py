@@ -222,7 +222,9 @@ class _Edges:
         steps[ragged.rings[1:] - 1] = 0
         owners = np.repeat(np.arange(len(polygons)), np.diff(ragged.firsts, append=len(ragged.points)))
         kept = np.flatnonzero(steps[:, 1])
-        return cls(*ragged.points[kept].T, *steps[kept].T, owners[kept], len(polygons))
+        x, y = ragged.points[kept].T
+        dx, dy = steps[kept].T
+        return cls(x, y, dx, dy, owners[kept], len(polygons))
 
     def crossings(self, rows: slice, cols: slice) -> tuple[_Crossings, np.ndarray]:
         """The crossings within some rows, and how many of the columns `cols` have their centre left of each."""
