@@ -154,7 +154,11 @@ def polygon_options(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="Pixels of one object share edges (4), or edges or corners (8).",
         ),
-        click.option("--instances", help="Split objects that touch: distance, or a raster of probabilities."),
+        click.option(
+            "--instances",
+            type=click.Choice(["distance", "probability"]),
+            help="Split objects that touch: at necks, or where the probability falls between two peaks.",
+        ),
         click.option("--min-area", "min_area_m2", default=0.0, help="Drop polygons below this area, m²."),
         click.option("--fill-holes", "fill_holes_m2", default=0.0, help="Fill holes below this area, m²."),
         click.option("--simplify", "simplify_m", default=0.0, help="Simplify polygons within this tolerance, m."),

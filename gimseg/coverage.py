@@ -16,7 +16,8 @@ import numpy as np
 import shapely
 
 from gimseg.outlines import find_nodes
-from gimseg.tracing import Rows, Runs, Seam, Traced, by_number, padded, trace
+from gimseg.runs import Runs, by_number, padded
+from gimseg.tracing import Rows, Seam, Traced, trace
 
 TILE = 1024
 """Side of a tile, px."""

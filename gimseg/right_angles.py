@@ -19,6 +19,7 @@ import shapely
 LEAST_IOU = 0.9
 """Intersection over union with the traced polygon below which right angles do not fit."""
 
+_ATTEMPTS = (1.0, 0.6)  # of the tolerance: what does not fit coarsely may fit finely
 _DIAGONAL = np.radians(30)  # an edge that is this far off the main directions may be a diagonal
 _LEAST_DIAGONAL = 3.0  # shorter ones are corners that were cut, in tolerances
 _MOST_MISFIT = np.radians(11)  # mean turn of the outline above which a shape has no main direction: round ones
@@ -45,27 +46,29 @@ def right_angled(polygons: np.ndarray, tolerance: float) -> tuple[np.ndarray, np
         >>> shapely.get_num_coordinates(found).tolist(), regular.tolist()
         ([5], [True])
     """
-    if not len(polygons):
-        return polygons, np.zeros(0, bool)
+    found, regular = polygons.copy(), np.zeros(len(polygons), bool)
+    for share in _ATTEMPTS:
+        rest = np.flatnonzero(~regular)
+        if len(rest):
+            built, places = _fitted(polygons[rest], share * tolerance)
+            found[rest[places]], regular[rest[places]] = built, True
+    return found, regular
+
+
+def _fitted(polygons: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
+    """Right-angled polygons, and of which of the given ones: only where they fit."""
     edges, owner_of_ring, misfit = _edges(polygons, tolerance)
     edges = _settled(edges, tolerance)
-    points = _crossings(edges)
-    n_rings = np.bincount(owner_of_ring, minlength=len(polygons))
     counts = np.bincount(edges.ring, minlength=len(owner_of_ring))
-    whole = np.bincount(owner_of_ring, weights=counts >= 4, minlength=len(polygons)) == n_rings
-    whole &= misfit <= _MOST_MISFIT
-    built = _built(
-        points[whole[owner_of_ring[edges.ring]]], edges.ring[whole[owner_of_ring[edges.ring]]], owner_of_ring
-    )
-    found, regular = polygons.copy(), np.zeros(len(polygons), bool)
-    places = np.flatnonzero(whole)
+    lost = np.bincount(owner_of_ring, weights=counts < 4, minlength=len(polygons)) > 0
+    whole = ~lost & (misfit <= _MOST_MISFIT)
+    mine = whole[owner_of_ring[edges.ring]]
+    built, places = _built(_crossings(edges)[mine], edges.ring[mine], owner_of_ring), np.flatnonzero(whole)
     good = shapely.is_valid(built)
     built, places = built[good], places[good]
     common = shapely.area(shapely.intersection(built, polygons[places]))
     good = common >= LEAST_IOU * (shapely.area(built) + shapely.area(polygons[places]) - common)
-    found[places[good]] = built[good]
-    regular[places[good]] = True
-    return found, regular
+    return built[good], places[good]
 
 
 class _Edges(NamedTuple):
@@ -121,9 +124,7 @@ def _edges(polygons: np.ndarray, tolerance: float) -> tuple[_Edges, np.ndarray, 
     """
     rings, owner_of_ring = shapely.get_rings(polygons, return_index=True)
     simple = shapely.get_rings(shapely.simplify(polygons, tolerance))
-    start, end, ring, middle, weight = _along(rings, simple)
-    chord = end - start
-    length, angle = np.hypot(*chord.T), np.arctan2(chord[:, 1], chord[:, 0])
+    ring, end, middle, angle, length = _stretches(rings, simple)
     owner = owner_of_ring[ring]
     main = _main_direction(angle, length, owner, len(polygons))
     off = angle - main[owner]
@@ -136,28 +137,58 @@ def _edges(polygons: np.ndarray, tolerance: float) -> tuple[_Edges, np.ndarray, 
     misfit = np.bincount(owner, turn * length, len(polygons)) / np.maximum(total, 1e-12)
     direction = main[owner] + kind * (np.pi / 4)
     offset = (middle * _normal(direction)).sum(axis=1)
-    return _Edges(ring, main[owner], kind, offset, weight, end), owner_of_ring, misfit
+    return _Edges(ring, main[owner], kind, offset, length, end), owner_of_ring, misfit
 
 
-def _along(rings: np.ndarray, simple: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """For each edge of simplified rings: its ends, its ring, and mean point and length of the outline it stands for."""
+class _Stretches(NamedTuple):
+    """Pieces of outlines between two corners that are kept.
+
+    Attributes:
+        ring: (n,) to which it belongs.
+        end: (n, 2) the corner at its end.
+        middle: (n, 2) mean point of the traced outline.
+        angle: (n,) direction of the line that fits it best, radians.
+        length: (n,) of the traced outline.
+    """
+
+    ring: np.ndarray
+    end: np.ndarray
+    middle: np.ndarray
+    angle: np.ndarray
+    length: np.ndarray
+
+
+def _stretches(rings: np.ndarray, simple: np.ndarray) -> _Stretches:
+    """What the edges of simplified rings stand for."""
     points, ring = shapely.get_coordinates(rings, return_index=True)
     corners, ring_of_corner = shapely.get_coordinates(simple, return_index=True)
-    step = np.diff(points, axis=0)
+    starts, counts = _spans(ring)
+    # Around the first point of each ring: sums over long coordinates would lose their last digits.
+    own = points - np.repeat(points[starts], counts, axis=0)
+    step = np.diff(own, axis=0)
     length = np.where(np.diff(ring) == 0, np.hypot(*step.T), 0.0)
-    sums = np.zeros((len(points), 3))
-    sums[1:, 0] = np.cumsum(length)
-    sums[1:, 1:] = np.cumsum(length[:, np.newaxis] * (points[:-1] + step / 2), axis=0)
+    x, y = (own[:-1] + step / 2).T
+    along, across = step.T / np.sqrt(12)
+    moments = [np.ones(len(x)), x, y, x * x + along * along, x * y + along * across, y * y + across * across]
+    parts = length[:, np.newaxis] * np.column_stack(moments)
     place = _places(points, ring, corners, ring_of_corner)
     is_edge = np.diff(ring_of_corner) == 0
     one, other = place[:-1][is_edge], place[1:][is_edge]
-    own = ring_of_corner[:-1][is_edge]
-    starts, counts = _spans(ring)
-    covered = sums[other] - sums[one]
+    ring_of_edge = ring_of_corner[:-1][is_edge]
+    # Each stretch is summed by itself, so that a polygon does not depend on those beside it.
+    cuts = np.unique(np.concatenate([one, starts]))
+    sums = np.add.reduceat(np.append(parts, np.zeros((1, 6)), axis=0), cuts, axis=0)
+    covered = sums[np.searchsorted(cuts, one)]
     # An edge over the place where the ring begins and ends.
-    covered[other <= one] += (sums[starts + counts - 1] - sums[starts])[own[other <= one]]
-    middle = covered[:, 1:] / np.maximum(covered[:, :1], 1e-12)
-    return corners[:-1][is_edge], corners[1:][is_edge], own, middle, covered[:, 0]
+    over = (other < one) & (other != starts[ring_of_edge])
+    covered[over] += sums[np.searchsorted(cuts, starts[ring_of_edge[over]])]
+    weight = np.maximum(covered[:, 0], 1e-12)
+    x, y, xx, xy, yy = covered[:, 1:].T / weight
+    lean = np.arctan2(2 * (xy - x * y), xx - x * x - yy + y * y) / 2
+    chord = points[other] - points[one]
+    back = np.cos(lean) * chord[:, 0] + np.sin(lean) * chord[:, 1] < 0
+    middle = np.column_stack([x, y]) + points[starts][ring_of_edge]
+    return _Stretches(ring_of_edge, points[other], middle, lean + np.pi * back, weight)
 
 
 def _places(points: np.ndarray, ring: np.ndarray, corners: np.ndarray, ring_of_corner: np.ndarray) -> np.ndarray:

@@ -19,11 +19,10 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import shapely
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from gimseg.errors import TilingError
 from gimseg.outlines import Outlines, find_corners, link
+from gimseg.runs import Runs, by_number, components, padded
 
 
 class Traced(NamedTuple):
@@ -79,7 +78,7 @@ def trace(strips: Iterable[np.ndarray], connectivity: int = 4) -> Iterator[Trace
     closed it; what lies in a hole of it comes before, or with it.
 
     Args:
-        strips: uint8 (rows, width), any number of rows each; 0 gives no polygon.
+        strips: whole numbers (rows, width), any number of rows each; 0 gives no polygon.
         connectivity: 4 or 8.
 
     Yields:
@@ -141,7 +140,7 @@ def strip_of(labels: np.ndarray, row: int, connectivity: int = 4) -> Strip:
     """Work on a strip alone.
 
     Args:
-        labels: uint8 (rows, width), rows >= 1.
+        labels: whole numbers (rows, width), rows >= 1.
         row: of the mask in which it begins.
         connectivity: 4 or 8.
     """
@@ -153,7 +152,7 @@ def strip_of(labels: np.ndarray, row: int, connectivity: int = 4) -> Strip:
     edge, number, on_edges = runs.edge_regions(regions)
 
     n = len(number)
-    values, group_of_region = np.zeros(n, np.uint8), np.zeros(n, np.int64)
+    values, group_of_region = np.zeros(n, labels.dtype), np.zeros(n, np.int64)
     values[regions] = block.ravel()[runs.starts]
     group_of_region[regions] = groups
     group_of_region = _edge_first(group_of_region, edge)
@@ -229,7 +228,7 @@ class Seam:
         """
         runs = Runs.of(padded(np.stack([self._row, edges[0]])))
         node_of_run = np.concatenate([self._open_of_run, self._n_open + regions[0]])
-        label = _components(node_of_run[runs.touching(4)], self._n_open + n_edge)
+        label = components(node_of_run[runs.touching(4)], self._n_open + n_edge)
         open_labels, open_of_run = np.unique(label[self._n_open + regions[1]], return_inverse=True)
         into = np.full(label.max(initial=-1) + 1, -1)
         into[open_labels] = np.arange(len(open_labels))
@@ -259,7 +258,7 @@ class Tracer:
         """Take the next strip; give the regions that it closes."""
         crossing = self._seam.cross(strip.edges, strip.regions, len(strip.values))
         runs, label = crossing.runs, crossing.label
-        values = np.zeros(len(crossing.into), np.uint8)
+        values = np.zeros(len(crossing.into), strip.values.dtype)
         values[label] = np.concatenate([self._values, strip.values])
 
         corners, pixels = find_corners(runs.block, runs.same_right, self._row)
@@ -310,7 +309,7 @@ class _Groups:
         touching, label = crossing.node_of_run[crossing.runs.touching(8)], crossing.label
         n_old, n_edge = len(self._parts), strip.groups.max(initial=-1) + 1
         group_of_node = np.concatenate([self._of_open, n_old + strip.groups])
-        joined = _components(group_of_node[touching], n_old + n_edge)
+        joined = components(group_of_node[touching], n_old + n_edge)
         of_label = np.empty(label.max(initial=-1) + 1, np.int64)
         of_label[label] = joined[group_of_node]
         still_open, self._of_open = np.unique(of_label[crossing.open_labels], return_inverse=True)
@@ -355,80 +354,6 @@ class _Joined(NamedTuple):
     still_open: np.ndarray
 
 
-class Runs(NamedTuple):
-    """Horizontal runs of equal pixels, background left out.
-
-    Attributes:
-        block: uint8 (rows, width), the first and the last column background.
-        same_right: bool like it, a pixel equals the one to its right (in raveled order).
-        starts: (n,) flat index of the first pixel of each run, ascending.
-    """
-
-    block: np.ndarray
-    same_right: np.ndarray
-    starts: np.ndarray
-
-    @classmethod
-    def of(cls, block: np.ndarray) -> Runs:
-        same_right = np.ones(block.shape, bool)
-        flat = block.ravel()
-        np.equal(flat[1:], flat[:-1], out=same_right.ravel()[:-1])
-        starts = np.flatnonzero(~same_right.ravel()) + 1
-        return cls(block, same_right, starts[flat[starts] != 0])
-
-    def at(self, pixels: np.ndarray) -> np.ndarray:
-        """The run of each pixel (flat index, not background)."""
-        return np.searchsorted(self.starts, pixels, side="right") - 1
-
-    def touching(self, connectivity: int) -> np.ndarray:
-        """Pairs of runs (2, n) of one value in successive rows that share an edge, or with 8 a corner too."""
-        width, flat = self.block.shape[1], self.block.ravel()
-        # Two runs that meet do so at the first pixel of one of them, or beside it.
-        steps = (-width, width) if connectivity == 4 else (-width, width, -width - 1, width - 1)
-        pairs = []
-        for step in steps:
-            runs = np.flatnonzero((self.starts + step >= 0) & (self.starts + step < len(flat)))
-            beside = self.starts[runs] + step
-            meets = flat[beside] == flat[self.starts[runs]]
-            pairs.append(np.stack([runs[meets], self.at(beside[meets])]))
-        return np.concatenate(pairs, axis=1)
-
-    def joined(self, connectivity: int) -> np.ndarray:
-        """The region of each run, numbered from 0."""
-        return _components(self.touching(connectivity), len(self.starts))
-
-    def edge_regions(self, regions: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
-        """The regions with a pixel in the first or the last row, numbered from 0.
-
-        Args:
-            regions: of each run.
-
-        Returns:
-            those regions; region -> its number among them or -1; the numbers along the first row and the last.
-        """
-        height, width = self.block.shape
-        first, last = self.starts < width, self.starts >= (height - 1) * width
-        edge = np.unique(regions[first | last])
-        number = np.full(regions.max(initial=-1) + 1, -1)
-        number[edge] = np.arange(len(edge))
-        return edge, number, (number[regions[first]], number[regions[last]])
-
-
-def padded(labels: np.ndarray) -> np.ndarray:
-    """Rows with a column of background on either side."""
-    block = np.zeros((len(labels), labels.shape[1] + 2), np.uint8)
-    block[:, 1:-1] = labels
-    return block
-
-
-def by_number(numbers: np.ndarray, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Each number with the places at which it stands and is wanted."""
-    places = np.flatnonzero(wanted)
-    places = places[np.argsort(numbers[places], kind="stable")]
-    starts = np.flatnonzero(np.diff(numbers[places], prepend=-1))
-    yield from zip(numbers[places[starts]].tolist(), np.split(places, starts[1:]), strict=False)
-
-
 def _grouped(parts: Sequence[Traced], groups: np.ndarray) -> Traced:
     """One multipolygon for each group of parts."""
     order = np.argsort(groups, kind="stable")
@@ -439,11 +364,3 @@ def _grouped(parts: Sequence[Traced], groups: np.ndarray) -> Traced:
     values = np.concatenate([some.values for some in parts])[order]
     indices = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(order)))
     return Traced(shapely.multipolygons(polygons, indices=indices), values[starts])
-
-
-def _components(pairs: np.ndarray, n: int) -> np.ndarray:
-    """Number what pairs (2, m) of 0 ... n - 1 join."""
-    if n == 0:
-        return np.empty(0, np.int32)
-    graph = coo_array((np.ones(pairs.shape[1], bool), (pairs[0], pairs[1])), shape=(n, n))
-    return connected_components(graph, directed=False)[1]

@@ -12,10 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
-from functools import partial
 from pathlib import Path
 from queue import Full, Queue
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import geopandas as gpd
 import numpy as np
@@ -24,8 +23,7 @@ import shapely
 from gimseg.attributes import Attributes, ClassTally, fields_in
 from gimseg.cleaning import Cleaned, Cleaning
 from gimseg.confidence import Probabilities
-from gimseg.coverage import Band, Simplifier, cover
-from gimseg.crew import Crew, cores
+from gimseg.crew import Crew
 from gimseg.errors import OutputError, TilingError, VectorError
 from gimseg.geopackages import POLYGONS, FurtherLayer, complete_geopackage
 from gimseg.ground import Ground
@@ -35,8 +33,9 @@ from gimseg.masks import Mask, Reading
 from gimseg.origins import Origin
 from gimseg.outputs import check_outputs, staged
 from gimseg.progress import Progress, silent
+from gimseg.regions import Objects, Regions
 from gimseg.styles import joint_style, read_own_style, vector_style, write_style
-from gimseg.tracing import Strip, Traced, join, read_strips, trace
+from gimseg.tracing import Traced, trace
 from gimseg.vector_output import check_features, check_size, check_text, driver_of, write_features
 
 OBJECT_NAMES = ("connectivity", "instances")
@@ -48,14 +47,10 @@ PathLike = str | os.PathLike[str]
 
 _Frames: TypeAlias = "Queue[gpd.GeoDataFrame | None]"
 
-_Part = TypeVar("_Part", Strip, Band)
-
 _CHUNK = 10_000  # features written together: the writers are slow in small bites
 _SAMPLE = 512  # side of the squares of which the size of a Shapefile is foretold, px
 _LEAST_PIXELS = 10_000_000  # of a mask whose polygons, were each one pixel, could fill a Shapefile
 _FRAME_LIMIT = 1_000_000
-_WORTH_WORKERS = 2**27  # pixels from which on more processes are faster than one
-_MOST_WORKERS = 3  # more would wait for this process, which writes
 
 
 @dataclass(frozen=True)
@@ -102,7 +97,7 @@ def vectorize(
     *,
     legend: Legend | PathLike | None = None,
     connectivity: int = 4,
-    instances: PathLike | None = None,
+    instances: str | None = None,
     probabilities: PathLike | None = None,
     origin: Origin | None = None,
     layers: Sequence[FurtherLayer] = (),
@@ -125,8 +120,8 @@ def vectorize(
             in the mask, else ``class_1``, ...
         connectivity: 4: pixels of one object share edges; 8: or corners, and polygons have
             several parts.
-        instances: split what touches: ``"distance"``, or a raster of probabilities on the
-            grid of the mask.
+        instances: split what touches: ``"distance"`` at necks, ``"probability"`` where the
+            probabilities fall between two peaks.
         probabilities: raster for the attribute ``confidence``, in the CRS of the mask; by
             default the mask itself if a `threshold` is given, else there is none.
         origin: model and date of the polygons; by default what the mask's tags say.
@@ -149,7 +144,9 @@ def vectorize(
     paths = tuple(map(Path, [outputs] if isinstance(outputs, str | os.PathLike) else outputs))
     reading = Reading(**{name: options.pop(name) for name in READING_NAMES if name in options})
     steps = Cleaning(**options)
-    _check_request(paths, block, connectivity, steps)
+    objects = Objects(connectivity, instances)
+    objects.check(steps)
+    _check_request(paths, block)
     check_outputs(paths, [mask, *([probabilities] if probabilities else [])], overwrite=overwrite)
     source = Mask.open(mask, reading, progress)
     ground = Ground.of(source.raster.transform, source.raster.crs_wkt, source.shape)
@@ -165,26 +162,23 @@ def vectorize(
     _check_formats(paths, attributes, tally)
     _check_sizes(paths, attributes, source, steps)
     kept = {} if overwrite else {path: own for path in paths if (own := read_own_style(path))}
-    with Crew(_workers(source)) as crew:
-        traced = _traced(source, crew, _Way(connectivity, block, steps, ground.pixel_m), progress)
+    regions = Regions(source, objects, steps, ground.pixel_m, block, probabilities)
+    with Crew(regions.workers) as crew:
+        traced = regions.stream(crew, progress)
         frames = _frames(steps.stream(_gathered(traced), ground), source, attributes, tally)
         _write_all(paths, frames, attributes, _Dress(tally, kept, tuple(layers)))
     count = sum(tally.counts.values())
-    notes = ground.notes
+    notes = ground.notes + regions.notes
     if not count and source.holds_unlabelled_only():
         notes += (f"{mask} holds {UNLABELLED}, which is unlabelled, and no class: if it is one, give --values 255",)
     return Vectorized(count, dict(tally.counts), paths, tally.legend(), notes)
 
 
-def _check_request(paths: Sequence[Path], block: int, connectivity: int, steps: Cleaning) -> None:
+def _check_request(paths: Sequence[Path], block: int) -> None:
     if not paths:
         raise OutputError("no output is given: name one at least, like polygons.gpkg")
-    if block < 1 or connectivity not in (4, 8):
-        raise TilingError(f"block={block}, connectivity={connectivity}: the block must be 1 at least, the other 4 or 8")
-    if steps.coverage and connectivity == 8:
-        raise TilingError(
-            "coverage=True, connectivity=8: neighbours that touch at corners have no edge to share; give 4"
-        )
+    if block < 1:
+        raise TilingError(f"block={block}: 1 px at least is needed")
 
 
 def _names(source: Mask, legend: Legend | PathLike | None) -> Names:
@@ -233,42 +227,6 @@ def _check_sizes(paths: Sequence[Path], attributes: Attributes, source: Mask, st
     share = height * width / seen
     for path in shapefiles:
         check_size(path, fields_in(path, attributes.fields), int(count * share), int(points * share))
-
-
-class _Way(NamedTuple):
-    """How outlines come about."""
-
-    connectivity: int
-    block: int
-    steps: Cleaning
-    pixel_m: tuple[float, float]
-
-
-def _traced(source: Mask, crew: Crew, way: _Way, progress: Progress) -> Iterator[Traced]:
-    """Outlines of the whole mask, exact or simplified as a coverage."""
-    if way.steps.coverage:
-        simplifier = Simplifier(source, source.shape, way.steps.simplify_m, way.pixel_m)
-        return cover(_told(crew.map(simplifier.band, simplifier.tops()), source, progress))
-    task = partial(read_strips, source, way.block * way.block, way.connectivity)
-    strips = (strip for some in crew.map(task, source.cuts(way.block)) for strip in some)
-    return join(_told(strips, source, progress), way.connectivity)
-
-
-def _told(strips: Iterable[_Part], source: Mask, progress: Progress) -> Iterator[_Part]:
-    """The same strips or bands, and how many pixels they are."""
-    height, width = source.shape
-    rows = 0
-    progress("polygons", 0, height * width / 1e6, "Mpx")
-    for strip in strips:
-        yield strip
-        rows += strip.rows
-        progress("polygons", rows * width / 1e6, height * width / 1e6, "Mpx")
-
-
-def _workers(source: Mask) -> int:
-    """Processes that trace while this one measures and writes; none for masks that take less time than their start."""
-    height, width = source.shape
-    return min(cores() - 1, _MOST_WORKERS) if height * width >= _WORTH_WORKERS else 0
 
 
 def _frames(

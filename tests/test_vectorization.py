@@ -17,7 +17,7 @@ from rasterio.features import shapes
 from rasterio.transform import Affine
 from worlds import UTM, north_up, write_raster
 
-from gimseg import vectorization
+from gimseg import regions, vectorization
 from gimseg.errors import GridError, LegendError, OutputError, RasterError, TilingError
 from gimseg.legend import LEGEND_TAG, Legend, LegendClass
 from gimseg.mask_legends import legend_of_mask
@@ -228,7 +228,7 @@ def test_an_image_is_refused(tmp_path: Path) -> None:
 def test_outputs_are_refused_before_the_mask_is_read(
     mask: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vectorization, "read_strips", lambda *given: pytest.fail("work was begun"))
+    monkeypatch.setattr(regions, "read_strips", lambda *given: pytest.fail("work was begun"))
     (tmp_path / "old.gpkg").touch()
     with pytest.raises(OutputError, match="exists"):
         vectorize(mask, [tmp_path / "new.shp", tmp_path / "old.gpkg"])

@@ -25,7 +25,7 @@ from gimseg.right_angles import right_angled
 from gimseg.tracing import trace
 
 PIXEL = 0.3
-TOLERANCE = 2 * PIXEL
+TOLERANCE = 0.5  # metres, the default of buildingregulariser
 LEAST_AREA = 15.0
 
 Way = Callable[[np.ndarray], np.ndarray]
@@ -82,7 +82,7 @@ def by_the_library(polygons: np.ndarray) -> np.ndarray:
     from buildingregulariser import regularize_geodataframe
 
     frame = gpd.GeoDataFrame({"place": np.arange(len(polygons))}, geometry=polygons, crs=32645)
-    done = regularize_geodataframe(frame, simplify_tolerance=TOLERANCE, parallel_threshold=2 * PIXEL, num_cores=1)
+    done = regularize_geodataframe(frame, simplify_tolerance=TOLERANCE, num_cores=1)
     done = done.explode().drop_duplicates("place").set_index("place")
     return done.geometry.reindex(frame["place"]).values
 
@@ -98,7 +98,7 @@ def row(name: str, way: Way, outlines: np.ndarray, drawn: np.ndarray) -> None:
     angle = np.abs((main_angle(made) - main_angle(truth) + 45) % 90 - 45)
     corners = shapely.get_num_coordinates(made) - 1 - shapely.get_num_interior_rings(made)
     print(
-        f"{name:32}{iou.mean():9.3f}{np.median(iou):9.3f}{corners.mean():10.1f}"
+        f"{name:30}{iou.mean():9.3f}{np.median(iou):9.3f}{corners.mean():10.1f}"
         f"{shapely.hausdorff_distance(made, truth).mean():11.2f}{np.median(angle):10.2f}{len(made):8}"
         f"{len(outlines) / max(seconds, 1e-9):10,.0f}",
         flush=True,
@@ -120,7 +120,7 @@ def main(folder: Path) -> None:
         there = ~shapely.is_missing(outlines)
         print(f"\n{there.sum()} footprints, {'ragged' if ragged else 'clean'} masks of {PIXEL} m")
         print(
-            f"{'':32}{'mean IoU':>9}{'median':>9}{'vertices':>10}{'Hausdorff':>11}{'angle':>10}{'valid':>8}{'per s':>10}"
+            f"{'':30}{'mean IoU':>9}{'median':>9}{'vertices':>10}{'Hausdorff':>11}{'angle':>10}{'valid':>8}{'a s':>10}"
         )
         row("drawn", lambda polygons, same=drawn[there]: same, outlines[there], drawn[there])
         for name, way in ways.items():
