@@ -42,7 +42,7 @@ from gimseg.progress import Progress, format_duration, silent
 from gimseg.rasters import RasterView, Roi
 from gimseg.running import check_read, predict_blocks, write_unread
 from gimseg.tiling import Block, chunks
-from gimseg.window_choice import choose_lattice
+from gimseg.windows import choose_lattice
 
 __all__ = ["Options", "Plan", "Prediction", "Predictor", "predict"]
 

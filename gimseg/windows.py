@@ -1,113 +1,156 @@
-"""Labelled windows of scenes as a torch dataset, each read at the resolution that it is shown at."""
+"""With which windows a raster is predicted: from its size, the network's reach and the device's memory.
+
+A window of training is small, so that a batch holds many places. In prediction its
+border is computed for nothing, and the larger the window, the less of it is border. So
+the side is chosen here, as large as it takes to make the halo cheap and as memory allows.
+It depends on raster, model and device alone: not on blocks, areas of interest or workers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import copy
+import math
+import os
+import weakref
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import torch
-from affine import Affine
-from odc.geo.geobox import GeoBox
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from gimseg.labelled_scenes import LabelledScene
+from gimseg.errors import PredictionError
+from gimseg.models import Model
+from gimseg.networks import takes_window
+from gimseg.tiling import Lattice
 
-Sample = dict[str, torch.Tensor]
-Finish = Callable[[np.ndarray, np.ndarray, np.ndarray], Sample]
+COST = 1.25
+"""Pixels computed for each pixel of a large raster, at most, where memory allows: the price of the halo."""
+CUDA_COST = 1.15
+MEMORY_SHARE = {"cpu": 1 / 8, "cuda": 1 / 2}
+"""Of the device's memory, that the network may take for a batch."""
+_LEAST = 1024
+_TRIAL = 512
 
 
-@dataclass(frozen=True)
-class Frame:
-    """What to read around a place.
+def choose_lattice(
+    shape: tuple[int, int],
+    model: Model,
+    device: torch.device,
+    *,
+    batch: int = 1,
+    window: int | None = None,
+    blend: bool | None = None,
+) -> Lattice:
+    """The windows of a raster.
 
     Args:
-        shape: (rows, cols), px.
-        zooms: how many times finer than the scene's grid, along (rows, cols).
+        shape: of the raster, px.
+        model: its recipe tells stride, halo, and whether windows are to be blended.
+        device: that predicts.
+        batch: windows at once.
+        window: largest side of a window, px; None: :func:`choose_side`.
+        blend: average windows where they overlap; None: as the recipe says.
+
+    Raises:
+        PredictionError: the window is too small, or no multiple of the stride.
     """
-
-    shape: tuple[int, int]
-    zooms: tuple[float, float] = (1.0, 1.0)
-
-    def around(self, grid: GeoBox, row: int, col: int) -> GeoBox:
-        """The grid of the frame about a pixel of `grid`, moved onto that where it fits.
-
-        Example:
-            >>> from affine import Affine
-            >>> Frame((100, 100), (2.0, 2.0)).around(GeoBox((60, 90), Affine.scale(1, -1), None), 30, 0)
-            GeoBox((100, 100), Affine(0.5, 0.0, 0.0,
-                   0.0, -0.5, -5.0), None)
-        """
-        sides = [length / zoom for length, zoom in zip(self.shape, self.zooms, strict=True)]
-        top, left = (
-            min(max(centre - side / 2, 0), full - side) if side <= full else (full - side) / 2
-            for centre, side, full in zip((row, col), sides, grid.shape, strict=True)
+    recipe = model.recipe
+    blended = recipe.blend if blend is None else blend
+    side = window or choose_side(model, device, batch=batch, blend=blended)
+    halo = shared_halo(side, recipe.halo, recipe.stride) if blended else recipe.halo
+    if side % recipe.stride or side <= 2 * halo:
+        raise PredictionError(
+            f"window of {side} px: a multiple of the network's stride, {recipe.stride} px, above twice its halo of "
+            f"{halo} px is needed"
         )
-        down, across = self.zooms
-        affine = grid.affine * Affine.translation(left, top) * Affine.scale(1 / across, 1 / down)
-        return GeoBox(self.shape, affine, grid.crs)
+    lattice = Lattice.fit(shape, side, halo, recipe.stride, blend=blended)
+    least = _smallest_side(model, min(lattice.window))
+    return Lattice.fit(shape, max(side, least), halo, recipe.stride, smallest=least, blend=blended)
 
 
-Prepare = Callable[[np.random.Generator], tuple[Frame, Finish]]
-"""One draw: what to read, and what makes a sample of (image, valid, labels)."""
+def choose_side(model: Model, device: torch.device, *, batch: int = 1, blend: bool = False) -> int:
+    """Largest side of a window, px.
 
-
-@dataclass(frozen=True)
-class WindowRequest:
-    """A window to learn from: number of its scene, centre (px), and the seed of its draws."""
-
-    scene: int
-    row: int
-    col: int
-    seed: int = 0
-
-
-def read_as_is(size: int) -> Prepare:
-    """A Prepare that reads `size` px a side and changes nothing."""
-
-    def finish(image: np.ndarray, valid: np.ndarray, labels: np.ndarray) -> Sample:
-        planes = {"image": image, "valid": valid, "labels": labels}
-        return {name: torch.from_numpy(np.ascontiguousarray(plane)) for name, plane in planes.items()}
-
-    return lambda rng: (Frame((size, size)), finish)
-
-
-class LabelledWindows(torch.utils.data.Dataset):
-    """Labelled windows as a torch dataset, for DataLoaders with any number of workers.
-
-    A sample is ``{"image": float32 (bands, rows, cols), "valid": bool (rows, cols),
-    "labels": uint8 (rows, cols)}``, or what `prepare` makes of it. The same request
-    gives the same sample, in whichever worker.
-
-    Args:
-        scenes: where windows come from.
-        requests: windows, in order.
-        prepare: draws what to read and finishes the sample.
-        split: only ground of this split keeps its labels; None: all.
+    Without blending: the side at which the halo costs no more than :data:`COST`, less
+    where that takes more than a share of the device's memory. With blending, that of
+    the training: such a network looks at its window as a whole.
     """
+    recipe = model.recipe
+    if blend:
+        return recipe.window
+    cost = CUDA_COST if device.type == "cuda" else COST
+    cheap = 2 * recipe.halo / (1 - 1 / math.sqrt(cost))
+    share = MEMORY_SHARE.get(device.type, MEMORY_SHARE["cpu"])
+    possible = math.sqrt(share * device_memory(device) / (memory_per_pixel(model) * batch))
+    side = min(max(cheap, _LEAST, recipe.window), max(possible, recipe.window))
+    return math.ceil(side / recipe.stride) * recipe.stride
 
-    def __init__(
-        self,
-        scenes: Sequence[LabelledScene],
-        requests: Sequence[WindowRequest],
-        prepare: Prepare,
-        split: str | None = None,
-    ) -> None:
-        self.scenes = tuple(scenes)
-        self.requests = tuple(requests)
-        self.prepare = prepare
-        self.split = split
 
-    def __len__(self) -> int:
-        return len(self.requests)
+def shared_halo(window: int, halo: int, stride: int) -> int:
+    """Half of what two blended windows share, px: the halo, at most an eighth of a window.
 
-    def __getitem__(self, index: int) -> Sample:
-        request = self.requests[index]
-        frame, finish = self.prepare(np.random.default_rng(request.seed))
-        scene = self.scenes[request.scene]
-        if frame.zooms == (1.0, 1.0):
-            top, left = request.row - frame.shape[0] // 2, request.col - frame.shape[1] // 2
-            roi = (slice(top, top + frame.shape[0]), slice(left, left + frame.shape[1]))
-            pixels, labels = scene.read(roi, self.split)
-        else:
-            pixels, labels = scene.read_on(frame.around(scene.geobox, request.row, request.col), self.split)
-        return finish(pixels.data, pixels.valid, labels)
+    Example:
+        >>> shared_halo(512, 128, 32), shared_halo(512, 32, 32)
+        (64, 32)
+    """
+    return min(halo, max(window // 8 // stride, 1) * stride)
+
+
+def memory_per_pixel(model: Model) -> float:
+    """Bytes that the network holds at once for each pixel of a window, at most, in float32; computes no pixel."""
+    stride = model.recipe.stride
+    side = math.ceil(max(_TRIAL, model.recipe.window) / stride) * stride
+    bands = len(model.recipe.bands)
+    shadow = copy.deepcopy(model.network).to("meta").eval()
+    meter = _Meter()
+    try:
+        with torch.inference_mode(), meter:
+            shadow(torch.empty(1, bands, side, side, device="meta"))
+    except (RuntimeError, NotImplementedError):
+        # Not every network can be followed without its numbers: what U-Nets need, and a little more.
+        return 500.0
+    return max(meter.peak / side**2, 1.0)
+
+
+def device_memory(device: torch.device) -> int:
+    """All memory of a device, bytes."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    if hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return 8 * 2**30
+
+
+def _smallest_side(model: Model, side: int) -> int:
+    """The least side from `side` on, px, that the network can take, at most that of its training."""
+    recipe = model.recipe
+    bands = len(recipe.bands)
+    while side < recipe.window and not takes_window(model.network, side, bands=bands):
+        side += recipe.stride
+    return side
+
+
+class _Meter(TorchDispatchMode):
+    """Counts the bytes of tensors that are alive while a network runs on the meta device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self._watch(tensor.untyped_storage())
+        return out
+
+    def _watch(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self._sizes:
+            self._sizes[key] = storage.nbytes()
+            weakref.finalize(storage, self._sizes.pop, key, None)
+            self.peak = max(self.peak, sum(self._sizes.values()))
