@@ -6,29 +6,31 @@ An :class:`Augmentation` is the settings, a :class:`Draw` one outcome of them::
     rows, cols = draw.read_shape(size)       # the window to read, larger or smaller than `size`
     image, valid, labels = draw.apply(image, valid, labels, size=size, mean=mean, std=std)
 
+Who can read a window at any resolution reads it at `draw.zooms` and applies
+`draw.without_zoom()`: what is shown larger then shows what the file holds, not
+smoothed pixels.
+
 Image, validity and labels go through the same geometry (the image bilinearly, the
-others by nearest neighbour, all on pixel centres); only the image changes colour.
-Colours change in units of the standard deviation of each band, so that the same
-settings suit uint8, reflectances in uint16, and any number of bands.
+others by nearest neighbour, all on pixel centres); only the image changes colour
+(:mod:`gimseg.colours`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gimseg.colours import Colour
 from gimseg.errors import DatasetError
 from gimseg.legend import UNLABELLED
 
 _SEEDS = 1 << 62
-# Luminance and the like make no sense for bands that nobody can name: greying is for RGB.
-_RGB = 3
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Augmentation:
         flips: mirror images.
         right_angles: turns by 90, 180, 270 degrees. With flips: all 8 of the square.
         scale: least and greatest zoom; 1.25 shows things 1.25 times as large.
+        aspect: greatest factor by which things are stretched along one axis against the
+            other, as its logarithm.
         rotation: greatest turn by any angle, degrees; 0 keeps pixels sharp.
         contrast: greatest change of the factor on all bands, as its logarithm.
         brightness: greatest shift of all bands, standard deviations.
@@ -48,7 +52,11 @@ class Augmentation:
             0.7 and bright ones 1.3 of their contrast, or the other way round.
         saturation: greatest change of the distance of a pixel from grey, as a share; RGB only.
         grey: share of the windows that lose all colour; RGB only.
-        blur: greatest blurring (and sharpening), 0 to 1; 1 is a 3 x 3 binomial filter.
+        hue: greatest turn of the colours about the grey axis, degrees; RGB only.
+        blur: greatest blurring, 0 to 1; 1 is a 3 x 3 binomial filter.
+        sharpening: greatest sharpening, 0 to 4: so many times what that filter takes away is added.
+        coarseness: greatest factor by which the image loses resolution, 1 to 8; half of the
+            windows keep theirs.
         noise: greatest standard deviation of pixel noise, standard deviations of the band.
         noisy: share of the windows with noise.
 
@@ -72,16 +80,19 @@ class Augmentation:
     blur: float = 0.3
     noise: float = 0.1
     noisy: float = 0.3
+    aspect: float = 0.0
+    hue: float = 0.0
+    sharpening: float = 0.3
+    coarseness: float = 1.0
 
     def __post_init__(self) -> None:
         if not (len(self.scale) == 2 and 0.1 <= self.scale[0] <= self.scale[1] <= 10):
             raise DatasetError(f"scale is {self.scale}, needed is (least, greatest) zoom between 0.1 and 10")
-        highest = {"rotation": 180.0, "gamma": 0.9, "saturation": 1.0, "grey": 1.0, "blur": 1.0, "noisy": 1.0}
         for setting in fields(self):
             value = getattr(self, setting.name)
-            limit = highest.get(setting.name, 10.0)
-            if isinstance(value, int | float) and not 0 <= value <= limit:
-                raise DatasetError(f"{setting.name} is {value:g}, needed is 0 to {limit:g}")
+            least, most = _RANGES.get(setting.name, (0.0, 10.0))
+            if isinstance(value, int | float) and not least <= value <= most:
+                raise DatasetError(f"{setting.name} is {value:g}, needed is {least:g} to {most:g}")
 
     @classmethod
     def none(cls) -> Augmentation:
@@ -96,9 +107,11 @@ class Augmentation:
         right_angles: bool = True,
         scale: tuple[float, float] = (0.8, 1.25),
         rotation: float = 0.0,
+        aspect: float = 0.0,
     ) -> Augmentation:
         """Settings under which colours stay."""
-        return cls(flips, right_angles, scale, rotation, **dict.fromkeys(_COLOUR_SETTINGS, 0.0))
+        still = {name: _RANGES.get(name, (0.0, 10.0))[0] for name in _COLOUR_SETTINGS}
+        return cls(flips, right_angles, scale, rotation, aspect=aspect, **still)
 
     def draw(self, rng: np.random.Generator) -> Draw:
         """One outcome; the same state of `rng` gives the same."""
@@ -113,6 +126,7 @@ class Augmentation:
             zoom=low if low == high else float(np.exp(rng.uniform(math.log(low), math.log(high)))),
             angle=_around_zero(rng, self.rotation),
             colour=self._draw_colour(rng),
+            stretch=math.exp(_around_zero(rng, self.aspect)),
         )
 
     def _draw_colour(self, rng: np.random.Generator) -> Colour:
@@ -123,59 +137,14 @@ class Augmentation:
             offset=_around_zero(rng, self.brightness),
             bend=_around_zero(rng, self.gamma),
             greyness=1.0 if greyed else _around_zero(rng, self.saturation),
-            softness=_around_zero(rng, self.blur),
+            softness=_between(rng, -self.sharpening, self.blur),
             noise=float(rng.uniform(0, self.noise)) if noisy else 0.0,
             band_contrast=self.band_contrast,
             band_brightness=self.band_brightness,
             seed=int(rng.integers(_SEEDS)),
+            hue=_around_zero(rng, self.hue),
+            coarseness=max(1.0, math.exp(_around_zero(rng, math.log(self.coarseness)))),
         )
-
-
-@dataclass(frozen=True)
-class Colour:
-    """One outcome of the colour settings; the default changes nothing.
-
-    Attributes:
-        gain, offset, bend, greyness, softness, noise: what happens to all bands.
-        band_contrast, band_brightness: how far each band may differ from that.
-        seed: of what each band and pixel gets of its own.
-    """
-
-    gain: float = 1.0
-    offset: float = 0.0
-    bend: float = 0.0
-    greyness: float = 0.0
-    softness: float = 0.0
-    noise: float = 0.0
-    band_contrast: float = 0.0
-    band_brightness: float = 0.0
-    seed: int = 0
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether it leaves every image as it is."""
-        return (self.gain, self.offset, self.bend, self.greyness, self.softness) == (1, 0, 0, 0, 0) and not (
-            self.noise or self.band_contrast or self.band_brightness
-        )
-
-    def apply(self, image: Tensor) -> Tensor:
-        """A new image; `image` is (bands, rows, cols) in standard deviations from the mean."""
-        bands = len(image)
-        rng = np.random.default_rng(self.seed)
-        gains = self.gain * np.exp(rng.uniform(-1, 1, bands) * self.band_contrast)
-        offsets = self.offset + rng.uniform(-1, 1, bands) * self.band_brightness
-        image = torch.addcmul(_column(offsets), image, _column(gains))
-        if self.bend:
-            # Rises everywhere, and keeps its slope within 1 ± bend: no range needs to be known, none is cut off.
-            image.add_((image.square().add_(1).sqrt_()).sub_(1), alpha=self.bend)
-        if self.greyness and bands == _RGB:
-            image.lerp_(image.mean(0, keepdim=True).expand_as(image), self.greyness)
-        if self.softness:
-            _soften(image, self.softness)
-        if self.noise:
-            generator = torch.Generator().manual_seed(self.seed)
-            image.add_(torch.empty_like(image).normal_(generator=generator), alpha=self.noise)
-        return image
 
 
 @dataclass(frozen=True)
@@ -188,6 +157,7 @@ class Draw:
         zoom: how much larger things appear.
         angle: further turn, degrees, anticlockwise.
         colour: what happens to the image alone.
+        stretch: how many times wider than high a square becomes (before the turns).
     """
 
     mirrored: bool = False
@@ -195,6 +165,22 @@ class Draw:
     zoom: float = 1.0
     angle: float = 0.0
     colour: Colour = field(default_factory=Colour)
+    stretch: float = 1.0
+
+    @property
+    def zooms(self) -> tuple[float, float]:
+        """How much larger things appear along (rows, cols), before the turns.
+
+        Example:
+            >>> Draw(zoom=2.0, stretch=4.0).zooms
+            (1.0, 4.0)
+        """
+        root = math.sqrt(self.stretch)
+        return self.zoom / root, self.zoom * root
+
+    def without_zoom(self) -> Draw:
+        """The same draw for a window that was read at `zooms`."""
+        return replace(self, zoom=1.0, stretch=1.0)
 
     def read_shape(self, size: tuple[int, int]) -> tuple[int, int]:
         """The (rows, cols) to read so that `size` is filled after zoom and turn.
@@ -206,13 +192,11 @@ class Draw:
             (142, 142)
         """
         rows, cols = self._before_turns(size)
+        down, across = self.zooms
         if not self.angle:
-            return max(1, round(rows / self.zoom)), max(1, round(cols / self.zoom))
+            return max(1, round(rows / down)), max(1, round(cols / across))
         cos, sin = abs(math.cos(math.radians(self.angle))), abs(math.sin(math.radians(self.angle)))
-        return (
-            math.ceil((rows * cos + cols * sin) / self.zoom),
-            math.ceil((rows * sin + cols * cos) / self.zoom),
-        )
+        return math.ceil((rows * cos + cols * sin) / down), math.ceil((rows * sin + cols * cos) / across)
 
     def apply(
         self,
@@ -289,19 +273,30 @@ class Draw:
 
     def _sampling_grid(self, given: Sequence[int], size: tuple[int, int]) -> Tensor:
         """Where each output pixel is found in the window, as (1, *size, 2) in grid_sample's -1 to 1."""
-        cos, sin = math.cos(math.radians(self.angle)) / self.zoom, math.sin(math.radians(self.angle)) / self.zoom
-        (rows, cols), (out_rows, out_cols) = given, size
+        cos, sin = math.cos(math.radians(self.angle)), math.sin(math.radians(self.angle))
+        # Pixels of the window before its zoom: what is stretched is turned after that.
+        rows, cols = (length * zoom for length, zoom in zip(given, self.zooms, strict=True))
+        out_rows, out_cols = size
         across = [cos * out_cols / cols, -sin * out_rows / cols, 0.0]
         down = [sin * out_cols / rows, cos * out_rows / rows, 0.0]
         matrix = torch.tensor([[across, down]])
         return F.affine_grid(matrix, [1, 1, *size], align_corners=False)
 
 
-_COLOUR_SETTINGS = tuple(
-    setting.name
-    for setting in fields(Augmentation)
-    if setting.name not in ("flips", "right_angles", "scale", "rotation")
-)
+_GEOMETRY_SETTINGS = ("flips", "right_angles", "scale", "rotation", "aspect")
+_COLOUR_SETTINGS = tuple(item.name for item in fields(Augmentation) if item.name not in _GEOMETRY_SETTINGS)
+_RANGES = {
+    "rotation": (0.0, 180.0),
+    "aspect": (0.0, 1.0),
+    "gamma": (0.0, 0.9),
+    "saturation": (0.0, 1.0),
+    "grey": (0.0, 1.0),
+    "hue": (0.0, 180.0),
+    "blur": (0.0, 1.0),
+    "sharpening": (0.0, 4.0),
+    "coarseness": (1.0, 8.0),
+    "noisy": (0.0, 1.0),
+}
 
 
 def _around_zero(rng: np.random.Generator, most: float) -> float:
@@ -309,13 +304,15 @@ def _around_zero(rng: np.random.Generator, most: float) -> float:
     return float(rng.uniform(-1, 1)) * most if most else 0.0 * float(rng.uniform(-1, 1))
 
 
+def _between(rng: np.random.Generator, low: float, high: float) -> float:
+    """As often below 0 as above."""
+    side = float(rng.uniform(-1, 1))
+    return side * high if side > 0 else -side * low
+
+
 def _turned(size: Sequence[int], quarter_turns: int) -> tuple[int, int]:
     rows, cols = int(size[0]), int(size[1])
     return (cols, rows) if quarter_turns % 2 else (rows, cols)
-
-
-def _column(values: np.ndarray) -> Tensor:
-    return torch.from_numpy(values.astype(np.float32))[:, None, None]
 
 
 def _per_band(values: Sequence[float] | Tensor | None, default: float, bands: int) -> Tensor:
@@ -323,17 +320,6 @@ def _per_band(values: Sequence[float] | Tensor | None, default: float, bands: in
     if len(column) != bands:
         raise DatasetError(f"the image has {bands} bands, its mean or deviation {len(column)}; needed is one a band")
     return column[:, None, None]
-
-
-def _soften(image: Tensor, softness: float) -> None:
-    """In place, towards (below 0: away from) a 3 x 3 binomial filter, edges repeated; 1 is the filter."""
-    for axis in (1, 2):
-        inner = image.shape[axis] - 1
-        if inner:
-            # A quarter of the step to each neighbour: the kernel (s/4, 1 - s/2, s/4).
-            steps = image.diff(dim=axis).mul_(softness / 4)
-            image.narrow(axis, 0, inner).add_(steps)
-            image.narrow(axis, 1, inner).sub_(steps)
 
 
 def _check_shapes(image: Tensor, valid: Tensor, labels: Tensor) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import glob
+import operator
 import os
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
 
@@ -32,6 +33,8 @@ _SPLIT_SPELLINGS = {
 }
 _RASTER_ENDINGS = (".tif", ".tiff", ".jp2", ".png", ".img", ".vrt")
 
+_PATHS = ("image_paths", "mask_paths", "aoi_paths", "ignore_paths")
+
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
@@ -49,6 +52,8 @@ class Dataset:
             CRS, or rasters of class values. All of them hold for all images.
         aoi_paths: polygons inside which the ground truth is complete; outside,
             pixels are unlabelled. None: the whole footprint.
+        ignore_paths: polygons inside which nothing is known: unlabelled, whatever
+            the ground truth says.
         legend: classes; None: one class, ``object``.
         bands: bands to use, from 1; None: all but those tagged alpha.
         split: ``train``, ``val``, ``test``, the attribute of the AoI layer that holds
@@ -81,9 +86,10 @@ class Dataset:
     nodata: float | str | None = None
     point_radius_m: float | None = None
     line_width_m: float | None = None
+    ignore_paths: Paths = ()
 
     def __post_init__(self) -> None:
-        for name in ("image_paths", "mask_paths", "aoi_paths"):
+        for name in _PATHS:
             object.__setattr__(self, name, _matching(getattr(self, name), f"dataset '{self.tag}', {name}"))
         if self.bands is not None:
             object.__setattr__(self, "bands", tuple(int(band) for band in self.bands))
@@ -115,6 +121,11 @@ class Dataset:
     def aois(self) -> tuple[str, ...]:
         """All layers that aoi_paths names."""
         return cast(tuple[str, ...], self.aoi_paths)
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """All layers that ignore_paths names."""
+        return cast(tuple[str, ...], self.ignore_paths)
 
     @property
     def classes(self) -> Legend:
@@ -222,7 +233,7 @@ def _dataset_of_table(table: dict[str, Any], legend: Legend | None, path: Path) 
         raise DatasetError(f"{path}, dataset {table.get('tag', '?')!r}: {wrong}; known are {', '.join(sorted(known))}")
     table = dict(table)
     own = table.pop("legend", None)
-    for name in ("image_paths", "mask_paths", "aoi_paths"):
+    for name in _PATHS:
         given = table.get(name, ())
         table[name] = [os.path.join(path.parent, item) for item in ([given] if isinstance(given, str) else given)]
     return Dataset(**table, legend=Legend.from_dict(own) if own else legend)
@@ -272,6 +283,7 @@ def _open_scene(dataset: Dataset, path: str) -> LabelledScene:
         truth_views=truth_views,
         areas=areas,
         split=dataset.split if dataset.split in SPLITS else None,
+        ignored=_open_ignored(dataset, geobox),
         notes=(*raster.notes, *notes),
     )
 
@@ -312,6 +324,11 @@ def _open_areas(dataset: Dataset, geobox: GeoBox) -> dict[str | None, Shapes]:
             part = shapes.of_value(value)
             areas[name] = part if name not in areas else areas[name] + part
     return areas
+
+
+def _open_ignored(dataset: Dataset, geobox: GeoBox) -> Shapes | None:
+    layers = [open_layer(path, crs=dataset.vector_crs).shapes(geobox) for path in dataset.ignored]
+    return functools.reduce(operator.add, layers) if layers else None
 
 
 def _overlap(one: GeoBox, other: GeoBox) -> bool:
@@ -378,67 +395,3 @@ def _share(one: Geometry, other: Geometry) -> float:
     if one.crs != other.crs:
         return 0.0
     return float(one.geom.intersection(other.geom).area / min(one.geom.area, other.geom.area))
-
-
-Sample = dict[str, torch.Tensor]
-Finish = Callable[[np.ndarray, np.ndarray, np.ndarray], Sample]
-Prepare = Callable[[np.random.Generator], tuple[int, Finish]]
-"""One draw: how many pixels a side to read, and what makes a sample of (image, valid, labels)."""
-
-
-@dataclass(frozen=True)
-class WindowRequest:
-    """A window to learn from: number of its scene, centre (px), and the seed of its draws."""
-
-    scene: int
-    row: int
-    col: int
-    seed: int = 0
-
-
-def read_as_is(size: int) -> Prepare:
-    """A Prepare that reads `size` px a side and changes nothing."""
-
-    def finish(image: np.ndarray, valid: np.ndarray, labels: np.ndarray) -> Sample:
-        planes = {"image": image, "valid": valid, "labels": labels}
-        return {name: torch.from_numpy(np.ascontiguousarray(plane)) for name, plane in planes.items()}
-
-    return lambda rng: (size, finish)
-
-
-class LabelledWindows(torch.utils.data.Dataset):
-    """Labelled windows as a torch dataset, for DataLoaders with any number of workers.
-
-    A sample is ``{"image": float32 (bands, rows, cols), "valid": bool (rows, cols),
-    "labels": uint8 (rows, cols)}``, or what `prepare` makes of it. The same request
-    gives the same sample, in whichever worker.
-
-    Args:
-        scenes: where windows come from.
-        requests: windows, in order.
-        prepare: draws the size to read and finishes the sample.
-        split: only ground of this split keeps its labels; None: all.
-    """
-
-    def __init__(
-        self,
-        scenes: Sequence[LabelledScene],
-        requests: Sequence[WindowRequest],
-        prepare: Prepare,
-        split: str | None = None,
-    ) -> None:
-        self.scenes = tuple(scenes)
-        self.requests = tuple(requests)
-        self.prepare = prepare
-        self.split = split
-
-    def __len__(self) -> int:
-        return len(self.requests)
-
-    def __getitem__(self, index: int) -> Sample:
-        request = self.requests[index]
-        size, finish = self.prepare(np.random.default_rng(request.seed))
-        top, left = request.row - size // 2, request.col - size // 2
-        roi = (slice(top, top + size), slice(left, left + size))
-        pixels, labels = self.scenes[request.scene].read(roi, self.split)
-        return finish(pixels.data, pixels.valid, labels)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from gimseg.datasets import Sample
+from gimseg.labelled_windows import Sample
 from gimseg.losses import Loss
 from gimseg.metrics import Confusion
 from gimseg.optimisers import OPTIMISERS, schedule_factor
@@ -74,7 +74,9 @@ class Fit(LightningModule):
     def configure_optimizers(self) -> Any:
         settings = self.settings
         optimiser = OPTIMISERS[settings.optimiser](
-            self.network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+            parameter_groups(self.network, settings.learning_rate, settings.encoder_rate),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
         )
         self._plateau = (
             torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, mode="max", factor=0.3, patience=3)
@@ -93,7 +95,8 @@ class Fit(LightningModule):
         settings = self.settings
         for group in self.optimizers().param_groups:  # type: ignore[union-attr]
             if self._plateau is None or self.share < settings.warmup:
-                group["lr"] = settings.learning_rate * schedule_factor(settings.schedule, self.share, settings.warmup)
+                factor = schedule_factor(settings.schedule, self.share, settings.warmup)
+                group["lr"] = settings.learning_rate * group["rate"] * factor
 
     def training_step(self, batch: Sample, batch_index: int) -> torch.Tensor:
         logits = self.network(batch["image"].contiguous(memory_format=torch.channels_last))
@@ -167,6 +170,15 @@ def _score(confusion: Confusion) -> float:
     """Mean IoU of the classes present; 0 where none is found, NaN where nothing was looked at."""
     score = float(confusion.mean_iou)
     return 0.0 if math.isnan(score) and confusion.total else score
+
+
+def parameter_groups(network: torch.nn.Module, learning_rate: float, encoder_rate: float) -> list[dict[str, Any]]:
+    """The weights of the encoder and the others, each with the factor ``rate`` on the learning rate."""
+    encoder = list(getattr(network, "encoder", torch.nn.Module()).parameters())
+    known = {id(weight) for weight in encoder}
+    others = [weight for weight in network.parameters() if id(weight) not in known]
+    groups = [(others, 1.0), (encoder, encoder_rate)]
+    return [{"params": weights, "lr": learning_rate * rate, "rate": rate} for weights, rate in groups if weights]
 
 
 class Report(Callback):

@@ -26,7 +26,7 @@ from gimseg.products import Products
 from gimseg.progress import Progress, format_duration, silent
 from gimseg.rasters import RasterView, Roi
 from gimseg.running import check_read, pixels_of, predict_blocks, write_unread
-from gimseg.windows import choose_lattice
+from gimseg.window_choice import choose_lattice
 from gimseg.workers import predict_on_devices
 
 __all__ = ["Options", "Plan", "Prediction", "Predictor", "predict"]

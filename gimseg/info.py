@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gimseg.datasets import Datasets, WindowRequest, read_datasets
+from gimseg.datasets import Datasets, read_datasets
 from gimseg.errors import DatasetError
 from gimseg.labelled_scenes import LabelledScene
+from gimseg.labelled_windows import WindowRequest
 from gimseg.legend import UNLABELLED
 from gimseg.models import Model
 from gimseg.outputs import check_outputs, staged
@@ -21,7 +22,7 @@ from gimseg.progress import Progress, silent
 from gimseg.rasters import Raster, metres_per_unit, open_raster
 from gimseg.recipes import Recipe
 from gimseg.sampling import Survey, WindowSampler, survey
-from gimseg.windows import choose_lattice, memory_per_pixel
+from gimseg.window_choice import choose_lattice, memory_per_pixel
 
 _LARGE = 40_000
 

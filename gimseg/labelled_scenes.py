@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Protocol
 
 import numpy as np
@@ -36,6 +36,7 @@ class LabelledScene:
             None holds for every split.
         split: split of the whole scene, if it has one.
         holdout: what divides a scene without a split.
+        ignored: where nothing is known, whatever the ground truth says.
         notes: what a person should know.
     """
 
@@ -48,6 +49,7 @@ class LabelledScene:
     areas: dict[str | None, Shapes] = field(default_factory=dict)
     split: str | None = None
     holdout: Holdout | None = None
+    ignored: Shapes | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -95,20 +97,33 @@ class LabelledScene:
         labels[~pixels.valid] = UNLABELLED
         return pixels, labels
 
+    def read_on(self, window: GeoBox, split: str | None = None) -> tuple[Pixels, np.ndarray]:
+        """As :meth:`read`, on a small grid of any resolution: pixels from the file, labels burnt on it."""
+        pixels = self.raster.on(window).read_alone()
+        values = [view.on(window).read_values(_whole(window)) for view in self.truth_views]
+        labels = self._burn(window, split, values)
+        labels[~pixels.valid] = UNLABELLED
+        return pixels, labels
+
     def read_labels(self, roi: Roi, split: str | None = None) -> np.ndarray:
         """Labels of a window, whether its pixels are valid or not: uint8 (rows, cols)."""
-        window = self.geobox[_inside(roi, self.shape)]
+        inside = _inside(roi, self.shape)
+        window = self.geobox[inside]
         labels = np.full((roi[0].stop - roi[0].start, roi[1].stop - roi[1].start), UNLABELLED, np.uint8)
-        if (self.split is None or split in (None, self.split)) and 0 not in window.shape:
+        if 0 not in window.shape:
             rows, cols = (max(0, -axis.start) for axis in roi)
-            labels[rows : rows + window.shape[0], cols : cols + window.shape[1]] = self._burn(roi, window, split)
+            values = [view.read_values(inside) for view in self.truth_views]
+            burnt = self._burn(window, split, values)
+            labels[rows : rows + window.shape[0], cols : cols + window.shape[1]] = burnt
         return labels
 
-    def _burn(self, roi: Roi, window: GeoBox, split: str | None) -> np.ndarray:
+    def _burn(self, window: GeoBox, split: str | None, truth_values: Sequence[Pixels]) -> np.ndarray:
+        """Labels on a grid, given what the rasters of ground truth hold there."""
+        if self.split is not None and split not in (None, self.split):
+            return np.full(window.shape, UNLABELLED, np.uint8)
         partial = any(shapes.partial for shapes in self.truth) or not (self.truth or self.truth_views)
         labels = np.full(window.shape, UNLABELLED if partial else 0, np.uint8)
-        for view in self.truth_views:
-            pixels = view.read_values(_inside(roi, self.shape))
+        for pixels in truth_values:
             values = np.where(pixels.valid, _legend_values(pixels.data[0], self.legend), UNLABELLED)
             # A raster of labels says nothing where it does not reach; another one may.
             labels = np.where(pixels.valid, values, labels) if len(self.truth_views) > 1 else values
@@ -123,11 +138,20 @@ class LabelledScene:
             labels = np.where(inside, labels, UNLABELLED)
         if self.holdout is not None and split is not None:
             labels = np.where(self.holdout.mask(window, split), labels, UNLABELLED)
+        if self.ignored is not None:
+            labels = np.where(self.ignored.burn_mask(window), UNLABELLED, labels)
         return labels.astype(np.uint8)
 
-    def in_memory(self) -> LabelledScene:
-        """The same scene with all its pixels and labels held in memory, for quick random windows."""
-        return MemoryScene(**{item.name: getattr(self, item.name) for item in fields(LabelledScene)})
+    def in_memory(self, *, with_file: bool = False) -> LabelledScene:
+        """The same scene with all its pixels and labels held in memory, for quick random windows.
+
+        Args:
+            with_file: the file's native pixels too, for :meth:`read_on`.
+        """
+        held = {item.name: getattr(self, item.name) for item in fields(LabelledScene)}
+        if with_file:
+            held["raster"] = replace(self.raster, file=self.raster.file.in_memory())
+        return MemoryScene(**held)
 
 
 @dataclass(frozen=True)
@@ -163,6 +187,10 @@ class MemoryScene(LabelledScene):
                 return np.full((roi[0].stop - roi[0].start, roi[1].stop - roi[1].start), UNLABELLED, np.uint8)
             split = None
         return _cut(labels[split], roi, UNLABELLED)
+
+
+def _whole(grid: GeoBox) -> Roi:
+    return slice(0, grid.shape[0]), slice(0, grid.shape[1])
 
 
 def _cut(plane: np.ndarray, roi: Roi, fill: float) -> np.ndarray:

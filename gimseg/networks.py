@@ -6,6 +6,7 @@ import copy
 import inspect
 import math
 import os
+import pickle
 import urllib.error
 import urllib.request
 import warnings
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -25,6 +27,9 @@ declare_missing_operators()
 import huggingface_hub.constants  # noqa: E402
 import segmentation_models_pytorch as smp  # noqa: E402
 import timm  # noqa: E402
+
+WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin")
+"""Endings of files of weights."""
 
 # Ours to say: pixels in, logits of the recipe's classes out.
 _FIXED = ("in_channels", "classes", "encoder_name", "encoder_weights", "activation", "aux_params")
@@ -56,8 +61,8 @@ def build_network(
         encoder: one of its encoders, or ``tu-`` and the name of one of timm.
         bands: of the image.
         channels: of the logits: ``Legend.n_channels``.
-        weights: pretrained weights of the encoder, ``"imagenet"`` for most. Where
-            they cannot be had, a warning says so and the weights are random.
+        weights: pretrained weights of the encoder: ``"imagenet"`` for most, or a file of
+            them. Named ones that cannot be had are random, and a warning says so.
         **options: of the architecture: ``encoder_depth``, ``decoder_channels``, ...
 
     Raises:
@@ -75,6 +80,10 @@ def build_network(
     if bands < 1 or channels < 1:
         raise ModelError(f"a network of {bands} bands and {channels} channels: both must be 1 or more")
     given = {"encoder_name": encoder, "in_channels": bands, "classes": channels, **options}
+    if weights is not None and os.path.splitext(weights)[1] in WEIGHT_FILES:
+        network = build_network(name, encoder, bands=bands, channels=channels, **options)
+        load_encoder(network, weights)
+        return network
     if weights is not None:
         try:
             with _quickly_offline():
@@ -90,6 +99,44 @@ def build_network(
         return architecture(encoder_weights=None, **given)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError) as error:
         raise ModelError(f"{name} with encoder {encoder} and options {options}: {_first_line(error)}") from error
+
+
+def load_encoder(network: nn.Module, path: str) -> None:
+    """Pretrained weights from a file, by name, or else in their order where all shapes agree.
+
+    The same network has other names in other libraries, but its layers come in one
+    order, which torch's files keep (safetensors' do not). Weights that the encoder does
+    not have (a classifier's, at the end) are left out.
+
+    Args:
+        network: with an ``encoder``, for images of as many bands as the weights are for; changed.
+        path: of tensors by name: ``.safetensors``, or one that torch wrote. Nothing but tensors is unpickled.
+
+    Raises:
+        ModelError: the file cannot be read or is of another network.
+    """
+    encoder: Any = network.encoder
+    wanted = encoder.state_dict()
+    given = _read_weights(path)
+    if not set(wanted) <= set(given) and not path.endswith(".safetensors"):
+        given = dict(zip(wanted, given.values(), strict=False))
+    for name, weight in wanted.items():
+        if name not in given or given[name].shape != weight.shape:
+            found = f"has shape {tuple(given[name].shape)}" if name in given else "is missing"
+            raise ModelError(
+                f"{path} is of another network: {name}, needed in shape {tuple(weight.shape)}, {found} there: "
+                "name the encoder that it belongs to, and as many bands"
+            )
+    encoder.load_state_dict({name: given[name] for name in wanted})
+
+
+def _read_weights(path: str) -> dict[str, torch.Tensor]:
+    try:
+        if path.endswith(".safetensors"):
+            return safetensors.torch.load_file(path)
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (OSError, ValueError, TypeError, RuntimeError, pickle.UnpicklingError, safetensors.SafetensorError) as error:
+        raise ModelError(f"{path} holds no weights that can be read ({_first_line(error)})") from error
 
 
 def network_stride(network: nn.Module) -> int:

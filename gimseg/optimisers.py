@@ -21,7 +21,7 @@ class Muon(torch.optim.Optimizer):
     output channel are left to AdamW's rule, with the same rate.
 
     Args:
-        parameters: of the network.
+        parameters: of the network, or groups of them as torch's optimisers take them.
         lr: rate, as AdamW's: updates are scaled to AdamW's root mean square.
         weight_decay: decoupled decay of the matrices.
         momentum: of the gradient, Nesterov's.
@@ -32,15 +32,20 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.95
+        self,
+        parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        lr: float,
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
     ) -> None:
-        given = list(parameters)
-        matrices = [weight for weight in given if weight.ndim > 1 and weight.shape[0] > 1]
-        others = [weight for weight in given if weight.ndim <= 1 or weight.shape[0] == 1]
-        groups = [
-            {"params": matrices, "matrices": True, "weight_decay": weight_decay},
-            {"params": others, "matrices": False, "weight_decay": 0.0},
-        ]
+        given: list[Any] = list(parameters)
+        groups = []
+        for group in given if given and isinstance(given[0], dict) else [{"params": given}]:
+            weights = list(group["params"])
+            matrices = [weight for weight in weights if weight.ndim > 1 and weight.shape[0] > 1]
+            others = [weight for weight in weights if weight.ndim <= 1 or weight.shape[0] == 1]
+            groups.append({**group, "params": matrices, "matrices": True, "weight_decay": weight_decay})
+            groups.append({**group, "params": others, "matrices": False, "weight_decay": 0.0})
         super().__init__([group for group in groups if group["params"]], {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()

@@ -30,7 +30,7 @@ from gimseg.rasters import Raster, RasterView, metres_per_unit, open_raster
 from gimseg.recipes import Recipe
 from gimseg.tiling import Blocks, Lattice, roi_shape
 from gimseg.vectors import Shapes, check_overlap, open_layer
-from gimseg.windows import choose_lattice
+from gimseg.window_choice import choose_lattice
 
 BLOCK_BYTES = 64 * 2**20
 """Of raster values and validity in a block, about."""
@@ -54,7 +54,7 @@ class Options:
         resolution: metres per pixel; None: the model's.
         block_size: side of a block, px: memory grows with it, the result does not change;
             None: chosen from what a block takes in memory.
-        window: largest side of a window, px; None: see :func:`gimseg.windows.choose_lattice`.
+        window: largest side of a window, px; None: see :func:`gimseg.window_choice.choose_lattice`.
         blend: average windows where they overlap; None: where the model needs it.
         on_error: what is to happen where the raster cannot be read: ``"fail"`` when all
             else is done, or ``"nodata"``: 255 there, and a list beside the mask.

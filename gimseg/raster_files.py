@@ -13,7 +13,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -166,6 +166,15 @@ class RasterFile:
         values[:, ~valid] = 0
         return Pixels(values, valid)
 
+    def in_memory(self) -> MemoryFile:
+        """The same file with all its native pixels held in memory.
+
+        Raises:
+            RasterError: it cannot be read.
+        """
+        held = self.read((slice(0, self.shape[0]), slice(0, self.shape[1])))
+        return MemoryFile(**{item.name: getattr(self, item.name) for item in fields(RasterFile)}, held=held)
+
     def _declared_valid(self, dataset: Any, window: Window, values: np.ndarray) -> np.ndarray:
         """What nodata, NaN, alpha band and mask say of `values` (bands, then alpha if there is one)."""
         bands = values[: len(self.bands)]
@@ -188,6 +197,21 @@ class RasterFile:
         cols = coarse_index(window.col_off, window.width, self.shape[1], border.cells.shape[1])
         near = border.cells[np.ix_(rows, cols)]
         return near & is_colour(values, border.colour, border.tolerance) if near.any() else near
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MemoryFile(RasterFile):
+    """A RasterFile that was read once.
+
+    Attributes:
+        held: all of its pixels.
+    """
+
+    held: Pixels
+
+    def _read_inside(self, window: Window) -> Pixels:
+        (top, bottom), (left, right) = window.toranges()
+        return Pixels(self.held.data[:, top:bottom, left:right].copy(), self.held.valid[top:bottom, left:right].copy())
 
 
 def is_nodata(values: np.ndarray, nodata: Sequence[float | None]) -> np.ndarray:

@@ -107,6 +107,21 @@ class RasterView:
         """As :meth:`read`, in the file's own data type, each pixel the nearest of the file: for labels."""
         return self._read(roi, "nearest", self.file.dtype)
 
+    def read_alone(self) -> Pixels:
+        """All of a small grid in one piece, as :meth:`read` gives it.
+
+        For windows that are read once, each on a grid of its own: the fixed squares
+        in which :meth:`read` resamples would cost several times the window.
+        """
+        rows, cols = self.shape
+        if self._to_source.is_shift:
+            return self._read_shifted((slice(0, rows), slice(0, cols)), "float32")
+        return self._resample((0, 0), self.shape, self._filter(), "float32")
+
+    def on(self, geobox: GeoBox) -> RasterView:
+        """The same file on another grid."""
+        return RasterView(self.file, self._placement, geobox, self._resampling)
+
     def _filter(self) -> str:
         if self._resampling != "auto":
             return self._resampling
@@ -132,6 +147,7 @@ class RasterView:
         self, origins: list[tuple[int, int]], method: str, dtype: str
     ) -> Iterator[tuple[tuple[int, int], Pixels]]:
         """Chunks side by side, from the cache or made."""
+        side = self._to_source.chunk
         missing = [origin for origin in origins if _CHUNKS.get((self._token, method, dtype, origin)) is None]
         # Any part of a strip costs all of it: it is read once for the chunks beside each other.
         source = self._source(missing) if self.file.in_strips and len(missing) > 1 else None
@@ -139,13 +155,14 @@ class RasterView:
             key = (self._token, method, dtype, origin)
             chunk = _CHUNKS.get(key)
             if chunk is None:
-                chunk = self._resample(origin, method, dtype, source)
+                chunk = self._resample(origin, (side, side), method, dtype, source)
                 _CHUNKS.put(key, chunk)
             yield origin, chunk
 
     def _source(self, origins: list[tuple[int, int]]) -> tuple[Roi, Pixels] | None:
         """What of the file several chunks need, read at once."""
-        windows = [self._to_source.window(origin, self._to_source.chunk, self.file.shape) for origin in origins]
+        side = self._to_source.chunk
+        windows = [self._to_source.window(origin, (side, side), self.file.shape) for origin in origins]
         there = [window for window in windows if window is not None]
         if not there:
             return None
@@ -165,12 +182,15 @@ class RasterView:
         return Pixels(np.ascontiguousarray(data, dtype), np.ascontiguousarray(valid))
 
     def _resample(
-        self, origin: tuple[int, int], method: str, dtype: str, source: tuple[Roi, Pixels] | None = None
+        self,
+        origin: tuple[int, int],
+        shape: tuple[int, int],
+        method: str,
+        dtype: str,
+        source: tuple[Roi, Pixels] | None = None,
     ) -> Pixels:
-        side = self._to_source.chunk
-        count = len(self.file.bands)
-        nothing = Pixels(np.zeros((count, side, side), dtype), np.zeros((side, side), bool))
-        window = self._to_source.window(origin, side, self.file.shape)
+        nothing = Pixels(np.zeros((len(self.file.bands), *shape), dtype), np.zeros(shape, bool))
+        window = self._to_source.window(origin, shape, self.file.shape)
         if window is None:
             return nothing
         if source is None:
@@ -182,9 +202,9 @@ class RasterView:
         if not valid.any():
             return nothing
         corner = (window[0].start, window[1].start)
-        axes = self._to_source.axes(origin, corner)
+        axes = self._to_source.axes(origin, shape, corner)
         if axes is None:
-            data, good = self._warp(values, valid, origin, corner, method)
+            data, good = self._warp(Pixels(values, valid), origin, shape, corner, method)
         elif method == "nearest":
             data, good = take_nearest(values, valid, *axes)
         else:
@@ -197,10 +217,10 @@ class RasterView:
         return Pixels(data, good)
 
     def _warp(
-        self, values: np.ndarray, valid: np.ndarray, origin: tuple[int, int], corner: tuple[int, int], method: str
+        self, pixels: Pixels, origin: tuple[int, int], shape: tuple[int, int], corner: tuple[int, int], method: str
     ) -> tuple[np.ndarray, np.ndarray]:
         """As :func:`resample`, for grids that are turned against the file or lie in another CRS."""
-        shape = (self._to_source.chunk, self._to_source.chunk)
+        values, valid = pixels
         keep = np.zeros(shape, np.float32)
         share = "average" if method == "average" else "nearest"
         self._to_source.warp(valid.astype(np.float32), keep, origin, corner, share)
@@ -333,16 +353,14 @@ class _PixelMap:
         return np.asarray(cols, float), np.asarray(rows, float)
 
     def source_of(self, roi: Roi, shape: tuple[int, int]) -> Roi | None:
-        """What of the file, margins included, a region of the grid needs; None where nothing."""
-        return self._window([(part.start, part.stop) for part in roi], shape)
+        """What of a file of `shape`, margins included, a region of the grid needs; None where nothing."""
+        rows, cols = roi
+        return self.window((rows.start, cols.start), (rows.stop - rows.start, cols.stop - cols.start), shape)
 
-    def window(self, origin: tuple[int, int], side: int, shape: tuple[int, int]) -> Roi | None:
-        """What of the file, margins included, a chunk at `origin` needs; None where nothing."""
-        return self._window([(start, start + side) for start in origin], shape)
-
-    def _window(self, spans: list[tuple[int, int]], shape: tuple[int, int]) -> Roi | None:
-        rows, cols = (np.linspace(*span, 2 if self.affine is not None else 17) for span in spans)
-        ys, xs = np.meshgrid(rows, cols, indexing="ij")
+    def window(self, origin: tuple[int, int], size: tuple[int, int], shape: tuple[int, int]) -> Roi | None:
+        """What of a file of `shape`, margins included, a chunk at `origin` needs; None where nothing."""
+        steps = np.linspace(0, 1, 2 if self.affine is not None else 17)
+        ys, xs = np.meshgrid(origin[0] + steps * size[0], origin[1] + steps * size[1], indexing="ij")
         xs, ys = self._locate(xs.ravel(), ys.ravel())
         finite = np.isfinite(xs) & np.isfinite(ys)
         if not finite.any():
@@ -357,12 +375,12 @@ class _PixelMap:
             parts.append(slice(start, stop))
         return parts[0], parts[1]
 
-    def axes(self, origin: tuple[int, int], corner: tuple[int, int]) -> tuple[Axis, Axis] | None:
+    def axes(self, origin: tuple[int, int], size: tuple[int, int], corner: tuple[int, int]) -> tuple[Axis, Axis] | None:
         """Where the chunk at `origin` lies along rows and columns counted from `corner`; None if they are turned."""
         if self.affine is None or max(abs(self.affine.b), abs(self.affine.d)) * self._extent > 1e-3:
             return None
         a, _, c, _, e, f = tuple(self._fixed(origin, corner))[:6]
-        return Axis(f, e, self.chunk), Axis(c, a, self.chunk)
+        return Axis(f, e, size[0]), Axis(c, a, size[1])
 
     def _fixed(self, origin: tuple[int, int], corner: tuple[int, int]) -> Affine:
         """From pixels of the chunk at `origin` to file pixels counted from `corner`."""

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from odc.geo.geobox import GeoBox
 
-from gimseg.datasets import WindowRequest
 from gimseg.errors import DatasetError
 from gimseg.labelled_scenes import LabelledScene
+from gimseg.labelled_windows import WindowRequest
 from gimseg.legend import UNLABELLED
 from gimseg.progress import Progress, silent
 

@@ -23,12 +23,15 @@ class Settings:
     Args:
         network: architecture, by its name in segmentation-models-pytorch.
         encoder: encoder, by its name there (``tu-…``: timm).
-        encoder_weights: pretrained weights of the encoder, or None for random ones.
+        encoder_weights: pretrained weights of the encoder, by name or a file of them
+            (``.safetensors``, ``.pth``), or None for random ones.
         network_options: further arguments of the architecture; None: see :attr:`options`.
         loss: sum of losses by name, as in ``0.5*bce + focal_tversky(exponent=0.75)``;
             ``ce`` is ``bce`` where there is one class.
         optimiser: ``muon``, ``adamw``, ``adam`` or ``sgd``.
         learning_rate: the highest rate.
+        encoder_rate: what the encoder's rate is multiplied with: below 1 where it is pretrained.
+        gradient_clip: greatest norm of all gradients of a step together; 0: any.
         weight_decay: decay of weights.
         schedule: ``one_cycle``, ``cosine``, ``step``, ``plateau`` or ``constant``.
         warmup: share of the training in which the rate rises, 0 to 1.
@@ -80,6 +83,8 @@ class Settings:
     seed: int = 0
     workers: int | None = None
     exemplars: int = 32
+    encoder_rate: float = 1.0
+    gradient_clip: float = 0.0
 
     def __post_init__(self) -> None:
         for name, known in (("optimiser", OPTIMISERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
@@ -94,6 +99,9 @@ class Settings:
         for name in ("object_share", "balance"):
             if not 0 <= getattr(self, name) <= 1:
                 raise TrainingError(f"{name} is {getattr(self, name)}: it must be 0 to 1")
+        for name in ("encoder_rate", "gradient_clip"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise TrainingError(f"{name} is {getattr(self, name)}: it must be at least 0")
         if self.minutes is not None and not self.minutes > 0:
             raise TrainingError(f"minutes is {self.minutes}: it must be above 0")
         parse_loss(self.loss)

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import warnings
@@ -21,17 +22,11 @@ from torch.utils.data import DataLoader
 
 from gimseg import __version__
 from gimseg.augmentation import Augmentation
-from gimseg.datasets import (
-    Dataset,
-    Datasets,
-    Finish,
-    LabelledWindows,
-    Prepare,
-    Sample,
-)
+from gimseg.datasets import Dataset, Datasets
 from gimseg.errors import DatasetError, OutputError, ResumeError
 from gimseg.fitting import Fit, Report, draw_history, write_history
 from gimseg.labelled_scenes import LabelledScene
+from gimseg.labelled_windows import Finish, Frame, LabelledWindows, Prepare, Sample
 from gimseg.legend import UNLABELLED
 from gimseg.losses import parse_loss
 from gimseg.models import Model, Recipe, build_network, check_window, measure_reach, network_stride
@@ -146,7 +141,7 @@ def survey_ground(datasets: Datasets, settings: Settings, progress: Progress = s
         divided = hold_out(surveys, settings.val_share, settings.seed, settings.window)
         paths = {scene.path for scene in divided}
         scenes = (*divided, *(scene for scene in scenes if scene.path not in paths))
-    scenes = _in_memory(scenes)
+    scenes = _in_memory(scenes, zoomed=settings.augmentation is not None)
     train_scenes = [scene for scene in scenes if not scene.splits or "train" in scene.splits]
     if not train_scenes:
         raise DatasetError("no dataset is for training: give one the split train, or none")
@@ -164,11 +159,16 @@ def _undivided(scene: LabelledScene) -> LabelledScene:
     return replace(scene, areas={None: scene.areas["train"]})
 
 
-def _in_memory(scenes: Sequence[LabelledScene]) -> tuple[LabelledScene, ...]:
+def _in_memory(scenes: Sequence[LabelledScene], *, zoomed: bool) -> tuple[LabelledScene, ...]:
     """Hold the scenes in memory if they fit: random windows of files cost more than the network."""
-    size = sum(scene.shape[0] * scene.shape[1] * (4 * len(scene.raster.bands) + 4) for scene in scenes)
+    planes = sum(math.prod(scene.shape) * (4 * len(scene.raster.bands) + 4) for scene in scenes)
+    rasters = [scene.raster for scene in scenes]
+    native = sum(math.prod(file.shape) * (np.dtype(file.dtype).itemsize * len(file.bands) + 1) for file in rasters)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 4 << 30
-    return tuple(scene.in_memory() for scene in scenes) if size < _MEMORY_SHARE * memory else tuple(scenes)
+    if planes > _MEMORY_SHARE * memory:
+        return tuple(scenes)
+    with_file = zoomed and planes + native < _MEMORY_SHARE * memory
+    return tuple(scene.in_memory(with_file=with_file) for scene in scenes)
 
 
 def _first_recipe(datasets: Datasets, ground: Ground, settings: Settings) -> Recipe:
@@ -210,7 +210,7 @@ def fingerprints(datasets: Datasets) -> dict[str, str]:
     """File name -> size and hash of samples of its content, for every file of the datasets."""
     found = {}
     for dataset in datasets:
-        for path in (*dataset.images, *dataset.masks, *dataset.aois):
+        for path in (*dataset.images, *dataset.masks, *dataset.aois, *dataset.ignored):
             name = str(path).split("|")[0]
             if not os.path.isfile(name):
                 continue
@@ -228,8 +228,10 @@ def training_windows(recipe: Recipe, augmentation: Augmentation | None) -> Prepa
     """Draws how a window is varied; finishes it as the network takes it."""
     size = (recipe.window, recipe.window)
 
-    def prepare(rng: np.random.Generator) -> tuple[int, Finish]:
+    def prepare(rng: np.random.Generator) -> tuple[Frame, Finish]:
         draw = (augmentation or Augmentation.none()).draw(rng)
+        # Zoomed windows are read at their own resolution: sharp where the file is.
+        zooms, draw = draw.zooms, draw.without_zoom()
 
         def finish(image: np.ndarray, valid: np.ndarray, labels: np.ndarray) -> Sample:
             planes = (torch.from_numpy(np.ascontiguousarray(plane)) for plane in (image, valid, labels))
@@ -239,7 +241,7 @@ def training_windows(recipe: Recipe, augmentation: Augmentation | None) -> Prepa
                 "labels": torch.from_numpy(recipe.legend.to_channels(varied[2].numpy())),
             }
 
-        return draw.read_shape(size)[0], finish
+        return Frame(draw.read_shape(size), zooms), finish
 
     return prepare
 
@@ -316,6 +318,7 @@ def _fit(
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        gradient_clip_val=settings.gradient_clip or None,
         reload_dataloaders_every_n_epochs=1,
     )
     windows = _Windows(recipe, ground, settings)

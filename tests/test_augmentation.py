@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gimseg.augmentation import Augmentation, Colour, Draw
+from gimseg.augmentation import Augmentation, Draw
+from gimseg.colours import Colour
 from gimseg.errors import DatasetError
 
 STRONG = Augmentation(
@@ -23,6 +25,10 @@ STRONG = Augmentation(
     band_brightness=0.5,
     noise=0.2,
     noisy=1,
+    aspect=0.3,
+    hue=90,
+    sharpening=2,
+    coarseness=4,
 )
 seeds = st.integers(0, 2**32 - 1)
 
@@ -48,7 +54,7 @@ def drawn(augmentation: Augmentation, seed: int) -> Draw:
 @given(seeds, st.booleans(), st.booleans())
 def test_image_and_labels_move_together(seed: int, turned_freely: bool, holes: bool) -> None:
     """The labels are put into the image; after any draw both still say the same, but for mixed pixels at edges."""
-    draw = drawn(Augmentation.geometry_only(scale=(0.5, 2), rotation=180 if turned_freely else 0), seed)
+    draw = drawn(Augmentation.geometry_only(scale=(0.5, 2), rotation=180 if turned_freely else 0, aspect=0.2), seed)
     size = (70, 58)
     _, valid, labels = scene(*draw.read_shape(size), holes=holes, seed=seed)
     image = torch.where(valid, 10.0 * labels, -1e6)[None]
@@ -115,7 +121,7 @@ def test_a_turned_window_of_read_shape_fills_the_size(seed: int, size: tuple[int
 @given(seeds)
 def test_colour_never_touches_labels_or_validity(seed: int) -> None:
     draw = drawn(STRONG, seed)
-    plain = Draw(draw.mirrored, draw.quarter_turns, draw.zoom, draw.angle)
+    plain = replace(draw, colour=Colour())
     window = scene(*draw.read_shape((48, 48)))
     coloured = draw.apply(*window, size=(48, 48), mean=[90, 100, 110], std=[50, 60, 70])
     uncoloured = plain.apply(*window, size=(48, 48), mean=[90, 100, 110], std=[50, 60, 70])
@@ -210,6 +216,62 @@ def test_a_zoom_shows_things_larger() -> None:
     assert Draw(zoom=2.0).read_shape((100, 100)) == (50, 50)
 
 
+def test_a_stretch_shows_things_wider_and_less_high() -> None:
+    labels = torch.zeros(100, 100, dtype=torch.uint8)
+    labels[45:55, 45:55] = 1
+    draw = Draw(stretch=4.0)
+    assert draw.zooms == (0.5, 2.0) and draw.read_shape((50, 200)) == (100, 100)
+    _, _, wide = draw.apply(labels.float()[None], labels < 2, labels, size=(50, 200))
+    assert (wide == 1).any(1).sum() == 5 and (wide == 1).any(0).sum() == 20
+    turned = replace(draw, quarter_turns=1)
+    assert turned.read_shape((200, 50)) == (100, 100)
+    _, _, high = turned.apply(labels.float()[None], labels < 2, labels, size=(200, 50))
+    assert (high == 1).any(1).sum() == 20 and (high == 1).any(0).sum() == 5
+
+
+def test_without_its_zoom_a_draw_changes_nothing_else() -> None:
+    draw = drawn(STRONG, 11)
+    assert draw.without_zoom().zooms == (1.0, 1.0)
+    assert replace(draw.without_zoom(), zoom=draw.zoom, stretch=draw.stretch) == draw
+
+
+def test_a_stretched_turn_moves_image_and_labels_alike() -> None:
+    """A free turn of a stretched window is the turn of the window that was stretched before."""
+    _, valid, labels = scene(120, 120, holes=False)
+    smooth = 10.0 * labels.float()[None]
+    draw = Draw(angle=30.0, zoom=1.2, stretch=1.5)
+    at_once = draw.apply(smooth, valid, labels, size=(60, 60))
+    stretched = Draw(zoom=1.2, stretch=1.5).apply(smooth, valid, labels, size=(118, 176))
+    in_turn = Draw(angle=30.0).apply(*stretched, size=(60, 60))
+    assert (at_once[2] == in_turn[2]).float().mean() > 0.95
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(-180, 180))
+def test_a_turn_of_the_hue_keeps_grey_and_contrast(degrees: float) -> None:
+    z = torch.randn(3, 9, 9, generator=torch.Generator().manual_seed(1))
+    turned = Colour(hue=degrees).apply(z)
+    torch.testing.assert_close(turned.mean(0), z.mean(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(turned.norm(dim=0), z.norm(dim=0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(Colour(hue=-degrees).apply(turned), z, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(Colour(hue=degrees).apply(z[:2]), z[:2])
+
+
+def test_a_third_of_a_turn_exchanges_the_bands() -> None:
+    z = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(Colour(hue=120.0).apply(z), z.roll(1, 0), rtol=1e-4, atol=1e-5)
+
+
+def test_coarser_images_keep_their_mean_and_lose_detail() -> None:
+    z = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(1))
+    spreads = [float(Colour(coarseness=factor).apply(z).std()) for factor in (1.0, 1.5, 2.0, 4.0)]
+    assert spreads == sorted(spreads, reverse=True) and spreads[-1] < 0.4
+    flat = torch.full((3, 30, 41), 2.5)
+    torch.testing.assert_close(Colour(coarseness=3.3).apply(flat), flat)
+    draws = [drawn(Augmentation(coarseness=3.0), seed).colour.coarseness for seed in range(200)]
+    assert 60 < draws.count(1.0) < 140 and 2.5 < max(draws) <= 3.0
+
+
 def test_colour_is_in_units_of_the_deviation() -> None:
     """The same draw on reflectances x 10000 and on bytes gives the same picture."""
     draw = Draw(colour=drawn(STRONG, 5).colour)
@@ -253,6 +315,8 @@ def test_switching_one_colour_off_leaves_the_others() -> None:
         (lambda: Augmentation(scale=(0.0, 1.0)), "between 0.1 and 10"),
         (lambda: Augmentation(gamma=1.0), "gamma is 1, needed is 0 to 0.9"),
         (lambda: Augmentation(noise=-0.1), "noise is -0.1"),
+        (lambda: Augmentation(coarseness=0.5), "coarseness is 0.5, needed is 1 to 8"),
+        (lambda: Augmentation(aspect=2.0), "aspect is 2"),
         (lambda: Draw().apply(torch.zeros(3, 4, 4), torch.ones(4, 4).bool(), torch.zeros(4, 5).byte()), r"\(4, 5\)"),
         (lambda: Draw().apply(torch.zeros(3, 4, 4), torch.ones(4, 4), torch.zeros(4, 4).byte()), "bool"),
         (lambda: Draw().apply(*scene(4, 4), mean=[1, 2]), "3 bands.*2"),

@@ -8,13 +8,19 @@ import geopandas
 import numpy as np
 import pytest
 import torch
+from odc.geo.geobox import GeoBox
 from shapely.geometry import Point, box
 from worlds import TOP_LEFT, UTM, noise, write_raster
 
 from gimseg import Dataset, Legend
-from gimseg.datasets import Datasets, LabelledWindows, WindowRequest, read_as_is, read_datasets
+from gimseg.augmentation import Augmentation
+from gimseg.datasets import Datasets, read_datasets
 from gimseg.errors import DatasetError, VectorError
+from gimseg.labelled_scenes import LabelledScene
+from gimseg.labelled_windows import Frame, LabelledWindows, WindowRequest, read_as_is
+from gimseg.recipes import Recipe
 from gimseg.sampling import WindowSampler, band_statistics, covering_windows, hold_out, survey
+from gimseg.training import training_windows
 
 LEFT, TOP = TOP_LEFT
 
@@ -163,10 +169,12 @@ def test_toml_file_lists_datasets_relative_to_itself(world: Path, monkeypatch: p
     (world / "data.toml").write_text(
         '[legend]\nclasses = [{ name = "roof", colour = "#808080" }]\n[[dataset]]\ntag = "w"\n'
         'spatial_resolution = 0.5\nimage_paths = ["im*.tif"]\nmask_paths = ["truth.geojson"]\nsplit = "training"\n'
+        'ignore_paths = "truth.geojson"\n'
     )
     datasets = read_datasets(world / "data.toml")
     assert datasets.legend.names == ("roof",) and datasets.items[0].split == "train"
     assert datasets.scenes()[0].shape == (240, 320)
+    assert datasets.items[0].ignored == (str(world / "truth.geojson"),)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +201,98 @@ def test_labelled_windows_are_the_same_in_any_worker(world: Path) -> None:
     for name in ("image", "valid", "labels"):
         assert torch.equal(loaded[name], torch.stack([sample[name] for sample in alone]))
     assert loaded["image"].shape == (2, 3, 32, 32) and loaded["labels"].dtype == torch.uint8
+
+
+def frame_of(world: Path, zoom: float, **given: object) -> tuple[LabelledScene, GeoBox]:
+    (scene,) = dataset(world, **given).scenes()
+    return scene, Frame((40, 48), (zoom, zoom)).around(scene.geobox, 30, 40)
+
+
+def test_a_frame_of_the_grid_itself_is_a_window_of_it(world: Path) -> None:
+    scene, window = frame_of(world, 1.0)
+    for one in (scene, scene.in_memory(), scene.in_memory(with_file=True)):
+        pixels, labels = one.read_on(window)
+        same, also = scene.read((slice(10, 50), slice(16, 64)))
+        np.testing.assert_array_equal(pixels.data, same.data)
+        np.testing.assert_array_equal(labels, also)
+
+
+def test_a_frame_zoomed_in_shows_the_pixels_of_the_file(world: Path) -> None:
+    """On a grid of 2 m the file's own 1 m pixels are still there."""
+    scene, window = frame_of(world, 2.0, spatial_resolution=2.0)
+    pixels, labels = scene.read_on(window)
+    (fine,) = dataset(world).scenes()
+    same, also = fine.read((slice(40, 80), slice(56, 104)))
+    np.testing.assert_array_equal(pixels.data, same.data)
+    np.testing.assert_array_equal(labels, also)
+    assert pixels.valid.all()
+
+
+@pytest.mark.parametrize("zoom", [0.37, 0.8, 1.3, 2.9])
+def test_a_frame_of_any_zoom_is_what_that_grid_holds(world: Path, zoom: float) -> None:
+    scene, window = frame_of(world, zoom)
+    pixels, labels = scene.read_on(window)
+    whole = scene.raster.on(window).read((slice(0, 40), slice(0, 48)))
+    np.testing.assert_array_equal(pixels.valid, whole.valid)
+    np.testing.assert_allclose(pixels.data, whole.data, atol=0.01)
+    held, also = scene.in_memory(with_file=True).read_on(window)
+    np.testing.assert_array_equal(held.data, pixels.data)
+    np.testing.assert_array_equal(labels, also)
+    assert set(np.unique(labels[pixels.valid])) <= {0, 1} and (labels[~pixels.valid] == 255).all()
+
+
+def test_a_frame_lies_on_the_ground_where_it_fits(world: Path) -> None:
+    (scene,) = dataset(world).scenes()
+    for row, col in ((0, 0), (119, 159), (60, 3)):
+        assert scene.read_on(Frame((50, 50), (0.5, 0.5)).around(scene.geobox, row, col))[0].valid.all()
+    wide = Frame((50, 80), (0.25, 0.25)).around(scene.geobox, 5, 5)
+    assert wide.extent.centroid.coords[0] == pytest.approx(scene.geobox.extent.centroid.coords[0])
+
+
+def test_label_rasters_and_splits_hold_on_any_frame(world: Path) -> None:
+    values = np.zeros((120, 160), np.uint8)
+    values[:, 80:] = 1
+    write_raster(world / "labels.tif", values)
+    (scene,) = dataset(world, mask_paths=[world / "labels.tif"], split="train").scenes()
+    window = Frame((80, 80), (2.0, 2.0)).around(scene.geobox, 60, 80)
+    _, labels = scene.read_on(window, "train")
+    assert (labels[:, :40] == 0).all() and (labels[:, 40:] == 1).all()
+    assert (scene.read_on(window, "val")[1] == 255).all()
+
+
+def test_zoomed_windows_hold_labels_burnt_at_their_own_resolution(world: Path) -> None:
+    recipe = Recipe(
+        bands=(1, 2, 3),
+        mean=(128.0,) * 3,
+        std=(70.0,) * 3,
+        resolution=1.0,
+        window=64,
+        halo=0,
+        stride=1,
+        legend=Legend.binary(),
+        dtype="uint8",
+    )
+    prepare = training_windows(recipe, Augmentation.geometry_only(scale=(2.0, 2.0), flips=False))
+    (scene,) = dataset(world).scenes()
+    sample = LabelledWindows([scene], [WindowRequest(0, 25, 35, 1)], prepare)[0]
+    assert sample["image"].shape == (3, 64, 64)
+    # 32 m of ground about the square of 30 m, each edge within half a metre.
+    assert float((sample["labels"] == 1).sum()) == pytest.approx(60 * 60, rel=0.04)
+
+
+def test_ignored_ground_is_unlabelled_whatever_else_is_said(world: Path) -> None:
+    layer(world / "aoi.gpkg", [square(0, 0, 60)])
+    layer(world / "unknown.gpkg", [square(20, 30, 10)], to="EPSG:3857")
+    layer(world / "more.geojson", [square(40, 0, 5)], to="EPSG:4326")
+    for given in ({}, {"aoi_paths": [world / "aoi.gpkg"]}):
+        before = dataset(world, **given).scenes()[0].read(WHOLE)[1]
+        (scene,) = dataset(world, ignore_paths=[world / "unknown.gpkg", world / "more.geojson"], **given).scenes()
+        for one in (scene, scene.in_memory()):
+            labels = one.read(WHOLE)[1]
+            assert (labels[21:29, 31:39] == 255).all() and (labels[41:44, 1:4] == 255).all()
+            kept = np.ones(labels.shape, bool)
+            kept[19:31, 29:41] = kept[39:46, :6] = False
+            np.testing.assert_array_equal(labels[kept], before[kept])
 
 
 def test_survey_counts_what_is_there(world: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from networks_for_tests import recipe
+from safetensors.torch import save_file
 
 from gimseg.errors import ModelError
 from gimseg.legend import Legend, LegendClass
@@ -133,3 +134,31 @@ def test_checking_a_window_leaves_the_network_as_it_was() -> None:
 
 def test_the_networks_that_are_promised_are_there() -> None:
     assert {"Unet", "UnetPlusPlus", "DeepLabV3Plus", "FPN", "Segformer"} <= set(network_names())
+
+
+def test_an_encoder_is_filled_from_a_file_by_name_or_by_order(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    source = build_network("Unet", "resnet18", encoder_depth=3, decoder_channels=[16, 16, 8])
+    weights = source.encoder.state_dict()
+    save_file(weights, tmp_path / "named.safetensors")
+    renamed = {f"layer.{number}": weight for number, weight in enumerate(weights.values())}
+    torch.save({**renamed, "classifier": torch.zeros(5)}, tmp_path / "ordered.pth")
+    for path in (tmp_path / "named.safetensors", tmp_path / "ordered.pth"):
+        filled = build_network(
+            "Unet", "resnet18", weights=str(path), encoder_depth=3, decoder_channels=[16, 16, 8]
+        ).encoder.state_dict()
+        assert all(torch.equal(filled[name], weight) for name, weight in weights.items())
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    source = build_network("Unet", "resnet18", encoder_depth=3, decoder_channels=[16, 16, 8])
+    save_file(source.encoder.state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(ModelError, match=r"another network: .* needed in shape"):
+        build_network("Unet", "resnet18", bands=4, weights=str(tmp_path / "w.safetensors"), encoder_depth=3,
+                      decoder_channels=[16, 16, 8])  # fmt: skip
+    with pytest.raises(ModelError, match="is missing"):
+        build_network("Unet", "resnet34", weights=str(tmp_path / "w.safetensors"))
+    (tmp_path / "text.pth").write_text("no weights")
+    for name in ("text.pth", "absent.pth"):
+        with pytest.raises(ModelError, match=f"{name} holds no weights"):
+            build_network("Unet", "resnet18", weights=str(tmp_path / name))

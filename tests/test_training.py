@@ -144,6 +144,48 @@ def test_optimisers_and_schedules_run(tmp_path: Path, schedule: str, optimiser: 
     assert train(squares_world(tmp_path), tmp_path / "m", settings=settings).recipe.window >= 64
 
 
+def test_an_encoder_without_a_rate_stays_as_it_was(tmp_path: Path) -> None:
+    settings = replace(QUICK, epochs=1, windows_per_epoch=16, averaging=0.0, exemplars=0, gradient_clip=1.0)
+    world = squares_world(tmp_path)
+    for optimiser in ("muon", "adamw"):
+        torch.manual_seed(0)
+        given = replace(settings, optimiser=optimiser)
+        frozen = train(world, tmp_path / f"{optimiser}0", settings=replace(given, encoder_rate=0.0)).network
+        moved = train(world, tmp_path / f"{optimiser}1", settings=given).network
+        start = weights_of(frozen, "encoder")
+        assert not torch.equal(weights_of(moved, "encoder"), start)
+        assert not torch.equal(weights_of(moved, "decoder"), weights_of(frozen, "decoder"))
+        again = train(world, tmp_path / f"{optimiser}2", settings=replace(given, encoder_rate=0.0, epochs=2)).network
+        assert torch.equal(weights_of(again, "encoder"), start)
+
+
+def weights_of(network: torch.nn.Module, part: str) -> torch.Tensor:
+    return torch.cat([weight.detach().flatten() for weight in getattr(network, part).parameters()])
+
+
+def test_training_starts_from_the_weights_of_a_file(tmp_path: Path) -> None:
+    settings = replace(QUICK, epochs=1, windows_per_epoch=8, exemplars=0)
+    world = squares_world(tmp_path)
+    first = train(world, tmp_path / "first", settings=settings)
+    torch.save(first.network.encoder.state_dict(), tmp_path / "encoder.pth")
+    from_file = replace(settings, encoder_weights=str(tmp_path / "encoder.pth"), encoder_rate=0.0, seed=4)
+    second = train(world, tmp_path / "second", settings=from_file)
+    assert torch.equal(weights_of(second.network, "encoder"), weights_of(first.network, "encoder"))
+
+
+def test_a_clipped_step_is_no_longer_than_asked(tmp_path: Path) -> None:
+    """With a clip of next to nothing, plain SGD stays where it began."""
+    settings = replace(
+        QUICK, optimiser="sgd", weight_decay=0.0, averaging=0.0, epochs=1, windows_per_epoch=16, exemplars=0
+    )
+    world = squares_world(tmp_path)
+    start = train(world, tmp_path / "a", settings=replace(settings, gradient_clip=1e-9)).network
+    moved = train(world, tmp_path / "b", settings=settings).network
+    again = train(world, tmp_path / "c", settings=replace(settings, gradient_clip=1e-9, epochs=2)).network
+    assert (weights_of(again, "decoder") - weights_of(start, "decoder")).abs().max() < 1e-6
+    assert (weights_of(moved, "decoder") - weights_of(start, "decoder")).abs().max() > 1e-4
+
+
 def test_early_stopping_ends_a_training_without_gain(tmp_path: Path) -> None:
     settings = replace(QUICK, epochs=30, windows_per_epoch=8, patience=2, min_gain=0.9, exemplars=0)
     model = train(squares_world(tmp_path), tmp_path / "m", settings=settings)
@@ -179,7 +221,9 @@ def test_windows_too_small_for_the_network_are_told_before_training(tmp_path: Pa
         train(squares_world(tmp_path), tmp_path / "m", settings=settings)
 
 
-@pytest.mark.parametrize("wrong", [{"optimiser": "adma"}, {"schedule": "linear"}, {"epochs": 0}, {"warmup": 1.5}])
+@pytest.mark.parametrize(
+    "wrong", [{"optimiser": "adma"}, {"schedule": "linear"}, {"epochs": 0}, {"warmup": 1.5}, {"gradient_clip": -1}]
+)
 def test_settings_out_of_range_are_told(wrong: dict) -> None:
     with pytest.raises(TrainingError):
         replace(QUICK, **wrong)
