@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import shlex
+import signal
+import socket
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -12,6 +19,7 @@ from gimseg import __version__
 from gimseg.errors import GimsegError
 
 _RESUMABLE = ("train", "predict")
+_GRACE_S = 1.2
 
 model_option = click.option("-m", "--model", default="builtin", show_default=True, help="Model folder.")
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
@@ -322,6 +330,8 @@ def main(arguments: list[str] | None = None) -> int:
         interrupted. Any other error keeps its traceback.
     """
     given = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        _end_soon_after_interrupt(given)
     try:
         cli.main(args=list(given), prog_name="gimseg", standalone_mode=False)
     except click.exceptions.Exit as ended:
@@ -330,13 +340,39 @@ def main(arguments: list[str] | None = None) -> int:
         error.show()
         return 2
     except (click.Abort, KeyboardInterrupt):
-        print("\nInterrupted.", file=sys.stderr)
-        if given and given[0] in _RESUMABLE:
-            import shlex
-
-            print(f"Finished parts are kept. Go on with: gimseg {shlex.join(given)}", file=sys.stderr)
+        _tell_interrupted(tuple(given))
         return 130
     except GimsegError as error:
         print(f"Error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0
+
+
+@functools.cache
+def _tell_interrupted(given: tuple[str, ...]) -> None:
+    """Once, by whoever comes first."""
+    print("\nInterrupted.", file=sys.stderr)
+    if given and given[0] in _RESUMABLE:
+        print(f"Finished parts are kept. Go on with: gimseg {shlex.join(given)}", file=sys.stderr, flush=True)
+
+
+def _end_soon_after_interrupt(given: Sequence[str]) -> None:
+    """Let no network that computes, nor a thread that is waited for, hold up an interrupt.
+
+    Python answers a signal between two of its own steps. A window takes seconds in one
+    step; a thread beside is told of the signal at once, and ends the process if need be.
+    """
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+
+    def wait() -> None:
+        with theirs:
+            while (received := ours.recv(1)) and received[0] != signal.SIGINT:
+                pass
+            if received:
+                time.sleep(_GRACE_S)
+                _tell_interrupted(tuple(given))
+                os._exit(130)
+
+    threading.Thread(target=wait, name="gimseg-interrupt", daemon=True).start()

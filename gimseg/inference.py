@@ -40,9 +40,10 @@ from gimseg.preflight import (
 from gimseg.products import Products, to_shares
 from gimseg.progress import Progress, format_duration, silent
 from gimseg.rasters import RasterView, Roi
-from gimseg.running import check_read, predict_blocks, write_unread
+from gimseg.running import check_read, pixels_of, predict_blocks, write_unread
 from gimseg.tiling import Block, chunks
-from gimseg.windows import choose_lattice
+from gimseg.window_choice import choose_lattice
+from gimseg.workers import predict_on_devices
 
 __all__ = ["Options", "Plan", "Prediction", "Predictor", "predict"]
 
@@ -85,7 +86,8 @@ class Predictor:
 
     Args:
         model: a Model, its folder, or ``"builtin"``; several, whose probabilities are averaged.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; several of one kind,
+            as ``"cuda:0,cuda:1"``, have a process each and share the blocks.
         backend: see :func:`gimseg.backends.open_backend`.
         precision: see there.
         batch: windows at once; None: 1, and 4 on CUDA.
@@ -114,7 +116,10 @@ class Predictor:
         tta: Augmentations | None = None,
     ) -> None:
         self.model = load_models(model, tta)
-        self.device = _choose_device(device)
+        self.devices = tuple(_choose_device(name.strip()) for name in device.split(","))
+        self.device = self.devices[0]
+        if {item.type for item in self.devices} != {self.device.type}:
+            raise PredictionError(f"devices {device}: of one kind, or the same pixels would differ")
         self.backend = open_backend(self.model, self.device, backend=backend, precision=precision)
         self.fingerprint = self.model.fingerprint()
         self._chosen_here = {"backend": backend == precision == "auto", "batch": batch is None}
@@ -201,7 +206,10 @@ class Predictor:
         with Parts(plan.output, plan.identity, planes=plan.planes, restart=plan.options.restart) as parts:
             skip_damaged = plan.options.on_error == "nodata"
             todo = parts.unfinished(plan.blocks, keep_damaged=skip_damaged)
-            predict_blocks(plan, self._network(plan), parts, todo, progress)
+            if len(self.devices) > 1:
+                predict_on_devices(plan, self.model, self.devices, parts, progress)
+            else:
+                predict_blocks(plan, self._network(plan), parts, todo, progress, pixels_of(todo))
             if not skip_damaged:
                 check_read(plan, parts)
             counts = assemble(plan, parts, progress)

@@ -22,7 +22,7 @@ from gimseg.progress import Progress, silent
 from gimseg.rasters import Raster, metres_per_unit, open_raster
 from gimseg.recipes import Recipe
 from gimseg.sampling import Survey, WindowSampler, survey
-from gimseg.windows import choose_lattice, memory_per_pixel
+from gimseg.window_choice import choose_lattice, memory_per_pixel
 
 _LARGE = 40_000
 

@@ -127,6 +127,19 @@ class Parts:
         else:
             write_part(self.path(block), values, geobox[block.core], nodata=UNLABELLED)
 
+    def claim(self, block: Block) -> bool:
+        """Whether this process is the first to ask for a block."""
+        try:
+            (self.folder / f"{_name(block)}.claim").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def forget_claims(self) -> None:
+        """Blocks may be claimed anew: those who claimed them are gone."""
+        for path in self.folder.glob("*.claim"):
+            path.unlink(missing_ok=True)
+
     def unread(self) -> list[dict[str, Any]]:
         """What of the finished blocks could not be read."""
         found = sorted(self.folder.glob("*.unread.json"))

@@ -31,7 +31,7 @@ from gimseg.rasters import Raster, RasterView, metres_per_unit
 from gimseg.recipes import Recipe
 from gimseg.tiling import Blocks, Lattice, roi_shape
 from gimseg.vectors import Shapes, check_overlap, open_layer
-from gimseg.windows import choose_lattice
+from gimseg.window_choice import choose_lattice
 
 Rasters = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 """A raster, or several that are one mosaic."""
@@ -61,7 +61,7 @@ class Options:
         cog: lay the outputs out as Cloud Optimized GeoTIFFs.
         block_size: side of a block, px: memory grows with it, the result does not change;
             None: chosen from what a block takes in memory.
-        window: largest side of a window, px; None: see :func:`gimseg.windows.choose_lattice`.
+        window: largest side of a window, px; None: see :func:`gimseg.window_choice.choose_lattice`.
         blend: average windows where they overlap; None: where the model needs it.
         on_error: what is to happen where the raster cannot be read: ``"fail"`` when all
             else is done, or ``"nodata"``: 255 there, and a list beside the mask.
@@ -397,7 +397,7 @@ def choose_blocks(view: RasterView, lattice: Lattice, channels: int, side: int |
         return Blocks.of_side(lattice, math.isqrt(BLEND_BYTES // (4 * (channels + 1))))
     pixels = BLOCK_BYTES / _pixel_bytes(view)
     if view.file.in_strips:
-        return Blocks.of_side(lattice, lattice.cell[0], max(int(pixels / lattice.window[0]), 1))
+        return Blocks.of_side(lattice, lattice.cell[0], max(int(2 * pixels / lattice.window[0]), 1))
     return Blocks.of_side(lattice, int(math.sqrt(pixels)))
 
 

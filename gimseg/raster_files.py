@@ -6,6 +6,7 @@ them on grids. What a pixel is worth never depends on the window it is read with
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import threading
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import rasterio
+from rasterio._env import set_gdal_config
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
@@ -346,19 +348,31 @@ def is_virtual(path: str | os.PathLike[str]) -> bool:
     return os.fspath(path).startswith("/vsi")
 
 
+@functools.cache
+def limit_block_cache() -> None:
+    """Hold GDAL's cache of blocks at BLOCK_CACHE_BYTES, once a process, unless the environment names a size.
+
+    Not by an `Env`: the first of any thread that ends would give GDAL its default back,
+    a twentieth of the machine's memory.
+    """
+    if "GDAL_CACHEMAX" not in os.environ:
+        # Bytes here, unlike the environment variable, which is in MB.
+        set_gdal_config("GDAL_CACHEMAX", BLOCK_CACHE_BYTES)
+
+
 def open_dataset(path: str, drivers: Collection[str] = frozenset(DRIVERS)) -> Any:
     """A rasterio dataset, opened by the one of `drivers` that the file's first bytes ask for.
 
     Raises:
         RasterError: none of them can read the file.
     """
-    reason: Exception | None = None
     # The first bytes of a virtual file are GDAL's to read: it may try these drivers and no other.
     candidates = list(drivers) if is_virtual(path) else [find_driver(path, drivers)]
-    # rasterio takes bytes here, unlike the environment variable, which is in MB. TRUE: sidecars
-    # (.msk, .ovr) are asked for by name instead of by listing a folder of a million files.
+    reason: Exception | None = None
+    limit_block_cache()
+    # TRUE: sidecars (.msk, .ovr) are asked for by name instead of by listing a folder of a million files.
     with (
-        rasterio.Env(GDAL_CACHEMAX=BLOCK_CACHE_BYTES, GDAL_DISABLE_READDIR_ON_OPEN=True),
+        rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN=True),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)

@@ -11,6 +11,7 @@ import itertools
 import math
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -136,14 +137,40 @@ class RasterView:
         side = self._to_source.chunk
         top, left = self._to_source.anchor
         for row in range((rows.start - top) // side, -((top - rows.stop) // side)):
-            for col in range((cols.start - left) // side, -((left - cols.stop) // side)):
-                origin = (top + row * side, left + col * side)
-                chunk = _CHUNKS.get((self._token, method, dtype, origin))
-                if chunk is None:
-                    chunk = self._resample(origin, (side, side), method, dtype)
-                    _CHUNKS.put((self._token, method, dtype, origin), chunk)
+            columns = range((cols.start - left) // side, -((left - cols.stop) // side))
+            origins = [(top + row * side, left + col * side) for col in columns]
+            for origin, chunk in self._chunk_row(origins, method, dtype):
                 _paste(chunk, origin, out, (rows.start, cols.start))
         return out
+
+    def _chunk_row(
+        self, origins: list[tuple[int, int]], method: str, dtype: str
+    ) -> Iterator[tuple[tuple[int, int], Pixels]]:
+        """Chunks side by side, from the cache or made."""
+        side = self._to_source.chunk
+        missing = [origin for origin in origins if _CHUNKS.get((self._token, method, dtype, origin)) is None]
+        # Any part of a strip costs all of it: it is read once for the chunks beside each other.
+        source = self._source(missing) if self.file.in_strips and len(missing) > 1 else None
+        for origin in origins:
+            key = (self._token, method, dtype, origin)
+            chunk = _CHUNKS.get(key)
+            if chunk is None:
+                chunk = self._resample(origin, (side, side), method, dtype, source)
+                _CHUNKS.put(key, chunk)
+            yield origin, chunk
+
+    def _source(self, origins: list[tuple[int, int]]) -> tuple[Roi, Pixels] | None:
+        """What of the file several chunks need, read at once."""
+        side = self._to_source.chunk
+        windows = [self._to_source.window(origin, (side, side), self.file.shape) for origin in origins]
+        there = [window for window in windows if window is not None]
+        if not there:
+            return None
+        rows, cols = (
+            slice(min(part.start for part in parts), max(part.stop for part in parts))
+            for parts in zip(*there, strict=True)
+        )
+        return (rows, cols), self.file.read((rows, cols))
 
     def _read_shifted(self, roi: Roi, dtype: str) -> Pixels:
         """The grid is the file's own, moved or mirrored by whole pixels."""
@@ -154,12 +181,24 @@ class RasterView:
         data, valid = data[:, ::flip_rows, ::flip_cols], valid[::flip_rows, ::flip_cols]
         return Pixels(np.ascontiguousarray(data, dtype), np.ascontiguousarray(valid))
 
-    def _resample(self, origin: tuple[int, int], shape: tuple[int, int], method: str, dtype: str) -> Pixels:
+    def _resample(
+        self,
+        origin: tuple[int, int],
+        shape: tuple[int, int],
+        method: str,
+        dtype: str,
+        source: tuple[Roi, Pixels] | None = None,
+    ) -> Pixels:
         nothing = Pixels(np.zeros((len(self.file.bands), *shape), dtype), np.zeros(shape, bool))
         window = self._to_source.window(origin, shape, self.file.shape)
         if window is None:
             return nothing
-        values, valid = self.file.read(window)
+        if source is None:
+            values, valid = self.file.read(window)
+        else:
+            (rows, cols), pixels = source
+            here = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(window, (rows, cols), strict=True))
+            values, valid = pixels.data[:, *here], pixels.valid[here]
         if not valid.any():
             return nothing
         corner = (window[0].start, window[1].start)
@@ -315,15 +354,13 @@ class _PixelMap:
 
     def source_of(self, roi: Roi, shape: tuple[int, int]) -> Roi | None:
         """What of a file of `shape`, margins included, a region of the grid needs; None where nothing."""
-        return self._window([(part.start, part.stop) for part in roi], shape)
+        rows, cols = roi
+        return self.window((rows.start, cols.start), (rows.stop - rows.start, cols.stop - cols.start), shape)
 
     def window(self, origin: tuple[int, int], size: tuple[int, int], shape: tuple[int, int]) -> Roi | None:
         """What of a file of `shape`, margins included, a chunk at `origin` needs; None where nothing."""
-        return self._window([(start, start + length) for start, length in zip(origin, size, strict=True)], shape)
-
-    def _window(self, spans: list[tuple[int, int]], shape: tuple[int, int]) -> Roi | None:
-        rows, cols = (np.linspace(*span, 2 if self.affine is not None else 17) for span in spans)
-        ys, xs = np.meshgrid(rows, cols, indexing="ij")
+        steps = np.linspace(0, 1, 2 if self.affine is not None else 17)
+        ys, xs = np.meshgrid(origin[0] + steps * size[0], origin[1] + steps * size[1], indexing="ij")
         xs, ys = self._locate(xs.ravel(), ys.ravel())
         finite = np.isfinite(xs) & np.isfinite(ys)
         if not finite.any():

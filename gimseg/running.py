@@ -20,7 +20,9 @@ from gimseg.tiling import Block
 _NAMED = 5
 
 
-def predict_blocks(plan: Plan, network: Network, parts: Parts, blocks: Iterable[Block], progress: Progress) -> None:
+def predict_blocks(
+    plan: Plan, network: Network, parts: Parts, blocks: Iterable[Block], progress: Progress, pixels: int = 0
+) -> None:
     """Predict blocks and keep them.
 
     Reading, the network and writing overlap: some threads read blocks ahead, one runs
@@ -32,12 +34,13 @@ def predict_blocks(plan: Plan, network: Network, parts: Parts, blocks: Iterable[
         parts: keep what is finished.
         blocks: which, in order; taken as they are needed.
         progress: told the share of the raster, Mpx, that is done.
+        pixels: in all blocks.
 
     Raises:
         DeviceMemoryError: the device cannot hold a batch.
         OutputError: the disk refuses.
     """
-    total, done = pixels_of(plan, blocks) / 1e6, 0.0
+    total, done = pixels / 1e6, 0.0
     progress("predict", done, total, "Mpx")
     threads = readers()
 
@@ -58,7 +61,7 @@ def predict_blocks(plan: Plan, network: Network, parts: Parts, blocks: Iterable[
             progress("predict", min(done, total), total, "Mpx")
 
 
-def pixels_of(plan: Plan, blocks: Iterable[Block]) -> int:
+def pixels_of(blocks: Iterable[Block]) -> int:
     """Pixels of the raster in blocks."""
     return sum(block.shape[0] * block.shape[1] for block in blocks)
 

@@ -29,7 +29,7 @@ from gimseg.rasters import RasterView, open_raster
 from gimseg.recipes import Recipe
 from gimseg.scenes import make_scene, write_scene
 from gimseg.tiling import Lattice
-from gimseg.windows import choose_lattice
+from gimseg.window_choice import choose_lattice
 
 BESIDE = Path(__file__).resolve().parents[3] / "shared" / "data" / "banepa_big" / "banepa_big.tif"
 CPU = torch.device("cpu")

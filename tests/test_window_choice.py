@@ -9,7 +9,7 @@ from networks_for_tests import Reach, model
 from gimseg.errors import PredictionError
 from gimseg.models import Model, build_network
 from gimseg.networks import network_stride
-from gimseg.windows import COST, choose_lattice, choose_side, device_memory, memory_per_pixel, shared_halo
+from gimseg.window_choice import COST, choose_lattice, choose_side, device_memory, memory_per_pixel, shared_halo
 
 CPU = torch.device("cpu")
 
@@ -25,7 +25,7 @@ def unet(halo: int, **changes: object) -> Model:
 def test_the_halo_costs_no_more_than_a_third_whatever_the_size_of_the_raster(
     halo: int, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gimseg.windows.device_memory", lambda device: 64 * 2**30)
+    monkeypatch.setattr("gimseg.window_choice.device_memory", lambda device: 64 * 2**30)
     lattice = choose_lattice(shape, unet(halo), CPU)
     assert lattice.cost < 1.35
     side = choose_side(unet(halo), CPU)
@@ -37,11 +37,11 @@ def test_windows_are_smaller_where_memory_is(monkeypatch: pytest.MonkeyPatch) ->
     given = unet(96)
     sides = []
     for gigabytes in (4, 8, 64):
-        monkeypatch.setattr("gimseg.windows.device_memory", lambda device, size=gigabytes: size * 2**30)
+        monkeypatch.setattr("gimseg.window_choice.device_memory", lambda device, size=gigabytes: size * 2**30)
         sides.append(choose_side(given, CPU))
         assert sides[-1] ** 2 * memory_per_pixel(given) < size_of_share(gigabytes) * 1.1
     assert sides == sorted(set(sides))
-    monkeypatch.setattr("gimseg.windows.device_memory", lambda device: 1)
+    monkeypatch.setattr("gimseg.window_choice.device_memory", lambda device: 1)
     assert choose_side(given, CPU) == 256
 
 
