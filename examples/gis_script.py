@@ -15,6 +15,7 @@ import click
 
 from gimseg import Predictor, vectorize
 from gimseg.errors import GimsegError
+from gimseg.products import Products
 
 
 @click.command()
@@ -30,7 +31,8 @@ def main(images: Path, results: Path, model: str, min_area: float) -> None:
     for image in sorted(images.glob("*.tif")):
         mask, layer = results / f"{image.stem}_mask.tif", results / f"{image.stem}.gpkg"
         try:
-            predictor.predict(image, mask, nodata="auto", overwrite=True)
+            # How sure the model is lies beside the mask: where to look first.
+            predictor.predict(image, mask, nodata="auto", products=Products(uncertainty="entropy"), overwrite=True)
             made = vectorize(mask, layer, min_area_m2=min_area, simplify_m=0.3, overwrite=True)
         except GimsegError as error:
             failed += 1

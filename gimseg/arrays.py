@@ -49,6 +49,19 @@ class ArrayPixels:
         """Of the pixels."""
         return str(self.data.dtype.name)
 
+    @property
+    def in_strips(self) -> bool:
+        """Any part of an array costs itself alone."""
+        return False
+
+    def is_there(self) -> bool:
+        """An array is."""
+        return True
+
+    def is_empty(self, roi: Roi) -> bool:
+        """Whether the region lies beyond the array."""
+        return any(part.stop <= 0 or part.start >= size for part, size in zip(roi, self.shape, strict=True))
+
     def read(self, roi: Roi) -> Pixels:
         """Native values, shape (bands, rows, cols) of `dtype`, and their validity; nothing is beyond the edges."""
         rows, cols = (slice(max(part.start, 0), max(part.stop, 0)) for part in roi)

@@ -37,7 +37,7 @@ def assemble(plan: Plan, parts: Parts, progress: Progress) -> np.ndarray:
     ready.mkdir()
     counts = np.zeros(256, np.int64)
     total, done = float(np.prod(plan.shape)) / 1e6, 0.0
-    read = plane_reader(plan, lambda roi: parts.read(roi, plan.blocks_at(roi)))
+    read = plane_reader(plan, lambda roi: parts.read(roi, plan.blocks.at(roi)))
     with ExitStack() as stack:
         files = [(planes, stack.enter_context(writer)) for planes, writer in _writers(plan, ready)]
         # Whole tiles, always in the same order: the bytes do not tell how large the blocks were.
@@ -88,7 +88,7 @@ def _writers(plan: Plan, folder: Path) -> Iterator[tuple[slice, AbstractContextM
     for name, planes in plane_slices(plan).items():
         path = folder / files[name].name
         if name == "classes":
-            shown = {"colours": legend.colours, "category_names": names, "tags": tags}
+            shown: dict[str, Any] = {"colours": legend.colours, "category_names": names, "tags": tags}
             yield planes, new_raster(path, plan.target, **shown, **common)
         else:
             shown = {"count": len(bands[name]), "band_names": bands[name], "scale": SCALE}
@@ -104,16 +104,16 @@ def name_counts(counts: np.ndarray, legend: Legend) -> dict[str, int]:
 
 def _tags(plan: Plan) -> dict[str, str]:
     """Where the mask comes from. No time: the same run ends with the same bytes."""
-    model, engine = plan.identity["model"], plan.identity["engine"]
+    model = plan.identity["model"]
     return {
         "TIFFTAG_SOFTWARE": f"gimseg {__version__}",
         MODEL_TAG: model["name"],
         "gimseg_model_fingerprint": model["fingerprint"],
         "gimseg_raster": Path(plan.raster.path).name,
         "gimseg_resolution": " ".join(f"{size:.9g}" for size in plan.resolution),
-        "gimseg_window": str(plan.lattice.window),
+        "gimseg_window": " ".join(map(str, plan.lattice.window)),
         "gimseg_halo": str(plan.lattice.halo),
-        "gimseg_backend": engine["backend"],
+        "gimseg_backend": plan.engine.backend,
         RUN_TAG: plan.run_id,
         LEGEND_TAG: json.dumps(plan.legend.to_dict()),
         **_date(plan),

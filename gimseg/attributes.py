@@ -21,6 +21,7 @@ from gimseg.origins import Origin
 SHAPEFILE_NAMES = {"perimeter_m": "perim_m"}
 """Attributes whose names a Shapefile, which takes 10 bytes, must shorten."""
 
+_DECIMALS = 6
 _PLACES = 1000  # of a pixel, to which ids are sharp
 
 
@@ -118,9 +119,10 @@ class Attributes:
             "regular": cleaned.regular,
         }
         if self.ground.tells_metres:
-            columns["area_m2"], columns["perimeter_m"] = self.ground.measure(placed)
+            areas, perimeters = self.ground.measure(placed)
+            columns |= {"area_m2": areas.round(_DECIMALS), "perimeter_m": perimeters.round(_DECIMALS)}
         if self.probabilities is not None:
-            columns["confidence"] = self.probabilities.means(placed, names)
+            columns["confidence"] = self.probabilities.means(placed, names).round(_DECIMALS)
         return gpd.GeoDataFrame({name: columns[name] for name in self.fields}, geometry=placed, crs=self.ground.crs)
 
 

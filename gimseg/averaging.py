@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal, get_args
@@ -29,6 +29,8 @@ Augmentations = Literal["flips", "symmetries"]
 
 Models = Model | str | os.PathLike[str] | Sequence[Model | str | os.PathLike[str]]
 """A model, its folder or its name, or several of them."""
+Compute = Callable[[torch.Tensor], torch.Tensor]
+"""Normalised images (N, bands, rows, cols) to logits (N, channels, rows, cols)."""
 
 _ONE = 2**24  # a share of 1: float32 resolves it no finer
 _MOST = 64
@@ -106,31 +108,37 @@ class AveragedNetwork(nn.Module):
     """Several networks, or several views, as one network whose probabilities are their mean.
 
     Args:
-        networks: (N, bands, rows, cols) images to (N, channels, rows, cols) logits.
-        first_bands: which band of the images is the first of each network.
-        bands: that each network takes.
+        models: whose networks take (N, bands, rows, cols) images.
+        first_bands: which band of the images is the first of each model.
         seen: views that are averaged, of each network.
         stride: total stride of all of them, px.
     """
 
-    def __init__(
-        self, networks: Sequence[nn.Module], first_bands: Sequence[int], bands: int, seen: Sequence[View], stride: int
-    ) -> None:
+    def __init__(self, models: Sequence[Model], first_bands: Sequence[int], seen: Sequence[View], stride: int) -> None:
         super().__init__()
-        self.networks = nn.ModuleList(networks)
+        self.models = tuple(models)
+        self.networks = nn.ModuleList(model.network for model in models)
         self.first_bands = tuple(first_bands)
-        self.bands = bands
         self.seen = tuple(seen)
         self.stride = stride
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images (N, bands, rows, cols) to logits (N, channels, rows, cols) of the mean."""
+        return self.average(list(self.networks), images)
+
+    def average(self, compute: Sequence[Compute], images: torch.Tensor) -> torch.Tensor:
+        """As `forward`, each network computed as `compute` does.
+
+        Args:
+            compute: what gives the logits of each model, in order.
+            images: (N, bands, rows, cols).
+        """
         shares = (
-            view.undo(_shares(network(view.of(images[:, first : first + self.bands]))))
-            for network, first in zip(self.networks, self.first_bands, strict=True)
+            view.undo(model.recipe.probabilities(logits(view.of(images[:, first : first + len(model.recipe.bands)]))))
+            for model, logits, first in zip(self.models, compute, self.first_bands, strict=True)
             for view in self.seen
         )
-        mean = average(shares, len(self.networks) * len(self.seen))
+        mean = average(shares, len(self.models) * len(self.seen))
         # Logits again, so that it is a network as others are: the softmax of logarithms is what they are of.
         return torch.logit(mean, eps=1 / _ONE) if mean.shape[1] == 1 else mean.clamp_min(1 / _ONE).log()
 
@@ -172,7 +180,7 @@ def combine_models(models: Sequence[Model], augmentations: Augmentations | None 
     bands = len(models[0].recipe.bands)
     recipe = _combined_recipe([model.recipe for model in models], normalised)
     firsts = [bands * normalised.index((model.recipe.mean, model.recipe.std)) for model in models]
-    network = AveragedNetwork([model.network for model in models], firsts, bands, seen, recipe.stride)
+    network = AveragedNetwork(models, firsts, seen, recipe.stride)
     name = " + ".join(model.name for model in models) + (f", {augmentations}" if augmentations else "")
     return Model(network.eval(), recipe, provenance={"name": name})
 
@@ -193,6 +201,7 @@ def _combined_recipe(
         stride=stride,
         halo=halo,
         window=max(window, 2 * halo + stride),
+        blend=any(recipe.blend for recipe in recipes),
         threshold=sum(recipe.threshold for recipe in recipes) / len(recipes),
     )
 
@@ -213,8 +222,3 @@ def _check_alike(model: Model, other: Model) -> None:
                 f"{model.name} and {other.name} differ in {told}: {one} and {two}. Only models for the same task and "
                 "the same images can be averaged"
             )
-
-
-def _shares(logits: torch.Tensor) -> torch.Tensor:
-    logits = logits.float()
-    return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)

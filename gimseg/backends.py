@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Protocol
 
 import torch
 
+from gimseg.averaging import AveragedNetwork
 from gimseg.errors import PredictionError
 from gimseg.models import Model
 
@@ -56,6 +58,25 @@ class TorchBackend:
             raise DeviceMemoryError(f"{self._device} is out of memory for images {tuple(images.shape)}") from error
 
 
+class AveragedBackend:
+    """Several networks, each computed by a backend of its own, and averaged in float32 outside of them.
+
+    Args:
+        network: says over what.
+        members: compute its networks, in order.
+    """
+
+    def __init__(self, network: AveragedNetwork, members: Sequence[Backend]) -> None:
+        self.name = members[0].name
+        self._network = network
+        self._members = tuple(members)
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """See :meth:`Backend.logits`."""
+        with torch.inference_mode():
+            return self._network.average([member.logits for member in self._members], images)
+
+
 def open_backend(
     model: Model,
     device: torch.device,
@@ -83,7 +104,7 @@ def open_backend(
     if precision not in ("auto", *_PRECISIONS):
         raise PredictionError(f"precision {precision!r}: auto, float32 or bfloat16 is needed")
     chosen = precision if precision != "auto" else "bfloat16" if device.type == "cuda" else "float32"
-    return TorchBackend(model, device, chosen)
+    return backend_by_name(model, device, _TORCH + chosen)
 
 
 def backend_by_name(model: Model, device: torch.device, name: str) -> Backend:
@@ -92,6 +113,8 @@ def backend_by_name(model: Model, device: torch.device, name: str) -> Backend:
     Raises:
         PredictionError: there is none of this name here.
     """
+    if isinstance(model.network, AveragedNetwork):
+        return AveragedBackend(model.network, [backend_by_name(part, device, name) for part in model.network.models])
     precision = name.removeprefix(_TORCH)
     if not name.startswith(_TORCH) or precision not in _PRECISIONS:
         raise PredictionError(f"no backend {name!r} on this machine")

@@ -36,24 +36,17 @@ class Probabilities:
     Attributes:
         raster: one band for all classes, or one for each, described by its name.
         to_pixels: from map coordinates to (column, row) of the raster.
+        is_asked_for: a mean beyond 0 to 1 is an error; else the raster may hold anything, and there is no mean.
     """
 
     raster: NativeRaster
     to_pixels: Affine
+    is_asked_for: bool = True
 
     @classmethod
-    def of(cls, raster: NativeRaster) -> Probabilities:
-        """Check that a raster holds probabilities.
-
-        Raises:
-            RasterError: whole numbers, and nothing says what share of 1 they are.
-        """
-        if np.dtype(raster.file.dtype).kind != "f" and set(raster.scales) == {1.0}:
-            raise RasterError(
-                f"{raster.file.path} holds {raster.file.dtype} and no scale that makes them probabilities: declare it, "
-                f"as in gdal_edit.py -scale {1 / 255:.6f} {raster.file.path}"
-            )
-        return cls(raster, ~raster.transform)
+    def of_scores(cls, raster: NativeRaster) -> Probabilities | None:
+        """Those of a raster that a threshold was set on; None where it cannot hold probabilities."""
+        return cls(raster, ~raster.transform, is_asked_for=False) if _may_be_shares(raster) else None
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], ground: Ground, shape: tuple[int, int]) -> Probabilities:
@@ -68,7 +61,13 @@ class Probabilities:
             RasterError: it cannot be read, or holds no probabilities.
             GridError: it lies elsewhere, or in another CRS.
         """
-        found = cls.of(NativeRaster.open(path))
+        raster = NativeRaster.open(path)
+        if not _may_be_shares(raster):
+            raise RasterError(
+                f"{path} holds {raster.file.dtype} and no scale that makes them probabilities: declare it, as in "
+                f"gdal_edit.py -scale {1 / 255:.6f} {path}"
+            )
+        found = cls(raster, ~raster.transform)
         own = None if found.raster.crs_wkt is None else CRS.from_wkt(found.raster.crs_wkt)
         if (own is None) != (ground.crs is None) or (
             own is not None and not own.equals(ground.crs, ignore_axis_order=True)
@@ -113,11 +112,11 @@ class Probabilities:
             band = self._of_class(str(name))
             raw = _means(band.file, polygons[chosen])
             means[chosen] = raw * band.scales[0] + band.offsets[0]
-        odd = means[(means < -_SLACK) | (means > 1 + _SLACK)]
-        if len(odd):
-            raise RasterError(
-                f"{self.raster.file.path} holds {odd[0]:g}; probabilities are 0 to 1: give those, or declare the scale"
-            )
+        odd = np.flatnonzero((means < -_SLACK) | (means > 1 + _SLACK))
+        if len(odd) and self.is_asked_for:
+            told = f"{self.raster.file.path} holds {means[odd[0]]:g}; probabilities are 0 to 1"
+            raise RasterError(f"{told}: give those, or declare the scale")
+        means[odd] = np.nan
         return means
 
     def _of_class(self, name: str) -> NativeRaster:
@@ -125,6 +124,11 @@ class Probabilities:
 
     def _pixels(self, points: np.ndarray) -> np.ndarray:
         return np.column_stack(self.to_pixels * tuple(points.T))
+
+
+def _may_be_shares(raster: NativeRaster) -> bool:
+    """Whether a raster has fractions, or whole numbers with a scale."""
+    return np.dtype(raster.file.dtype).kind == "f" or set(raster.scales) != {1.0}
 
 
 def _placed(points: np.ndarray, ground: Ground) -> np.ndarray:
@@ -218,7 +222,9 @@ class _Edges:
         steps[ragged.rings[1:] - 1] = 0
         owners = np.repeat(np.arange(len(polygons)), np.diff(ragged.firsts, append=len(ragged.points)))
         kept = np.flatnonzero(steps[:, 1])
-        return cls(*ragged.points[kept].T, *steps[kept].T, owners[kept], len(polygons))
+        x, y = ragged.points[kept].T
+        dx, dy = steps[kept].T
+        return cls(x, y, dx, dy, owners[kept], len(polygons))
 
     def crossings(self, rows: slice, cols: slice) -> tuple[_Crossings, np.ndarray]:
         """The crossings within some rows, and how many of the columns `cols` have their centre left of each."""

@@ -30,7 +30,7 @@ from gimseg.styles import joint_style, share_style, write_style
 from gimseg.vector_output import driver_of
 from gimseg.vectorization import OBJECT_NAMES, Vectorized, vectorize
 
-__all__ = ["Delivery", "default_outputs", "deliver", "deliver_each"]
+__all__ = ["Delivery", "default_outputs", "deliver", "deliver_each", "rehearse"]
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,36 @@ def deliver_each(
     Raises:
         GimsegError: what stands in the way, before the first window where it can be known.
     """
+    jobs, courier = _prepare(rasters, model, outputs, mosaic, stac, options)
+    courier = replace(courier, progress=progress, tell=tell)
+    if len(jobs) == 1:
+        return [courier.deliver(jobs[0])]
+    for job in jobs:
+        courier.check(job)
+    return _deliver_all(courier, jobs)
+
+
+def rehearse(
+    rasters: Paths,
+    model: Models = "builtin",
+    outputs: Paths = (),
+    *,
+    mosaic: bool = False,
+    stac: bool = False,
+    **options: Any,
+) -> str:
+    """Check all that :func:`deliver_each` would check, tell what it would do, and leave nothing behind.
+
+    Raises:
+        GimsegError: what stands in the way.
+    """
+    jobs, courier = _prepare(rasters, model, outputs, mosaic, stac, options)
+    return "\n\n".join(courier.describe(courier.check(job), job) for job in jobs)
+
+
+def _prepare(
+    rasters: Paths, model: Models, outputs: Paths, mosaic: bool, stac: bool, options: dict[str, Any]
+) -> tuple[list[Job], _Courier]:
     taken = {
         kind: {name: options.pop(name) for name in names if name in options}
         for kind, names in (("engine", ENGINE_NAMES), ("shaping", (*OBJECT_NAMES, *CLEANING_NAMES)))
@@ -118,12 +148,7 @@ def deliver_each(
         inputs = [] if chosen.aoi is None else [chosen.aoi]
         job.check(chosen.products, stac=stac, overwrite=chosen.overwrite, inputs=inputs)
     predictor = Predictor(model, **taken["engine"])
-    courier = _Courier(predictor, _folders(model), options, taken["shaping"], stac, progress, tell)
-    if len(jobs) == 1:
-        return [courier.deliver(jobs[0])]
-    for job in jobs:
-        courier.check(job)
-    return _deliver_all(courier, jobs)
+    return jobs, _Courier(predictor, _folders(model), options, taken["shaping"], stac)
 
 
 @dataclass(frozen=True)
@@ -135,8 +160,8 @@ class _Courier:
     options: Mapping[str, Any]
     shaping: Mapping[str, Any]
     stac: bool
-    progress: Progress
-    tell: Callable[[str], object] | None
+    progress: Progress = silent
+    tell: Callable[[str], object] | None = None
 
     def deliver(self, job: Job) -> Delivery:
         """All files of a job."""
@@ -144,7 +169,7 @@ class _Courier:
             delivery, plan = self._deliver_layers(job)
         else:
             plan = self._plan(job, job.named, **self.options)
-            self._announce(plan)
+            self._announce(plan, job)
             delivery = Delivery(self.predictor.run(plan, progress=self.progress), job.mask, None)
         rasters = self.products.files(job.named)
         for name, path in rasters.items():
@@ -162,16 +187,24 @@ class _Courier:
         """What is delivered of each pixel."""
         return Options(**self.options).products
 
-    def check(self, job: Job) -> None:
+    def check(self, job: Job) -> Plan:
         """Refuse a job that cannot start; leaves nothing behind."""
-        self._plan(job, job.named, **{**self.options, "overwrite": True})
+        # Without a mask its name may be that of the raster.
+        mask = job.mask or job.layers[0].with_name(f".{job.layers[0].name}.tif")
+        return self._plan(job, mask, **{**self.options, "overwrite": True})
+
+    def describe(self, plan: Plan, job: Job) -> str:
+        """What will happen, for people."""
+        # The mask may wait in a hidden folder, which is nobody's business.
+        text = plan.text(self.predictor.estimate(plan))
+        return text.replace(str(plan.output), ", ".join(map(str, job.outputs)))
 
     def _deliver_layers(self, job: Job) -> tuple[Delivery, Plan]:
         # The mask waits in a hidden folder for its polygons, so that a run that is stopped
         # in between leaves nothing that looks finished, and loses nothing.
         waiting = job.layers[0].parent / f".{job.layers[0].name}.waiting"
         plan = self._plan_waiting(job, waiting / job.named.name)
-        self._announce(plan)
+        self._announce(plan, job)
         prediction = _finished(plan) or self.predictor.run(plan, progress=self.progress)
         files = plan.options.products.files(plan.output)
         made = vectorize(
@@ -190,32 +223,34 @@ class _Courier:
             files[name].unlink()
         move_family(waiting, job.named)
         shutil.rmtree(waiting)
-        return Delivery(replace(prediction, path=job.mask or job.layers[0]), job.mask, made), plan
+        notes = tuple(note.replace(str(waiting), str(job.named.parent)) for note in prediction.notes)
+        prediction = replace(prediction, path=job.mask or job.layers[0], notes=notes)
+        return Delivery(prediction, job.mask, made), plan
 
     def _plan_waiting(self, job: Job, mask: Path) -> Plan:
         """The plan of a mask in a hidden folder, which is there afterwards only if the work can start."""
         fresh = not mask.parent.exists()
         mask.parent.mkdir(exist_ok=True)
         try:
-            # The polygons' confidence is made of probabilities.
-            products = replace(self.products, probabilities=True)
-            return self._plan(job, mask, **{**self.options, "overwrite": True, "products": products})
+            return self._plan(job, mask, **{**self.options, "overwrite": True})
         except GimsegError:
             if fresh:
                 shutil.rmtree(mask.parent)
             raise
 
     def _plan(self, job: Job, mask: Path, **options: Any) -> Plan:
-        plan = self.predictor.plan(job.rasters, mask, **options)
+        # The confidence of polygons is made of probabilities.
+        products = replace(self.products, probabilities=self.products.probabilities or bool(job.layers))
+        plan = self.predictor.plan(job.rasters, mask, **{**options, "products": products})
         if job.layers:
             steps = Cleaning(**{name: value for name, value in self.shaping.items() if name in CLEANING_NAMES})
             grid = plan.target
             steps.check(Ground.of(grid.affine, grid.crs.to_wkt() if grid.crs else None, plan.shape), plan.raster.path)
         return plan
 
-    def _announce(self, plan: Plan) -> None:
+    def _announce(self, plan: Plan, job: Job) -> None:
         if self.tell:
-            self.tell(plan.text())
+            self.tell(self.describe(plan, job))
 
     def _write_item(self, job: Job, plan: Plan, rasters: Mapping[str, Path]) -> Path:
         path = item_path(job.named)
@@ -245,7 +280,7 @@ def _folders(model: Models) -> tuple[str | os.PathLike[str], ...]:
 
 def _finished(plan: Plan) -> Prediction | None:
     """The mask of this very run, if an earlier start of it was stopped at the polygons."""
-    if not plan.output.exists():
+    if not all(path.exists() for path in (plan.output, *plan.options.products.files(plan.output).values())):
         return None
     with rasterio.open(plan.output) as mask:
         if mask.tags().get(RUN_TAG) != plan.run_id:

@@ -1,20 +1,15 @@
-"""Raster and model to a mask: in blocks, in bounded memory, and resumable.
-
-Reading, the network and writing overlap in time: one thread reads and normalises a
-few blocks ahead, the caller's runs the network, one writes what is finished.
-"""
+"""Raster and model to a mask: in blocks, in bounded memory, and resumable."""
 
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,23 +18,36 @@ from odc.geo.geobox import GeoBox
 from gimseg.arrays import PredictedArray, array_raster, from_xarray, is_xarray
 from gimseg.assembly import assemble, name_counts, plane_reader, plane_slices
 from gimseg.averaging import Augmentations, Models, load_models
-from gimseg.backends import open_backend
-from gimseg.errors import PredictionError
+from gimseg.backends import DeviceMemoryError, backend_by_name, open_backend
+from gimseg.computing import Computation, Network
+from gimseg.errors import PredictionError, RasterError
 from gimseg.legend import UNLABELLED
+from gimseg.loading import Loaded, load_block
 from gimseg.matching import ReadPlanes
-from gimseg.models import Model
-from gimseg.parts import Parts
-from gimseg.preflight import Options, Plan, Rasters, choose_bands, plan_lattice, plan_prediction, plan_raster
+from gimseg.parts import Parts, read_manifest
+from gimseg.pipeline import map_ahead
+from gimseg.preflight import (
+    Engine,
+    Options,
+    Plan,
+    Rasters,
+    choose_bands,
+    choose_blocks,
+    plan_prediction,
+    plan_raster,
+    shrink,
+)
 from gimseg.products import Products, to_shares
 from gimseg.progress import Progress, format_duration, silent
 from gimseg.rasters import RasterView, Roi
-from gimseg.stitching import Mosaic, stitch
-from gimseg.tiling import Block, Lattice, chunks, plan_blocks, plan_windows, shift
+from gimseg.running import check_read, pixels_of, predict_blocks, write_unread
+from gimseg.tiling import Block, chunks
+from gimseg.window_choice import choose_lattice
+from gimseg.workers import predict_on_devices
 
 __all__ = ["Options", "Plan", "Prediction", "Predictor", "predict"]
 
-_AHEAD = 2
-T = TypeVar("T")
+_TIMED = 512
 
 
 @dataclass(frozen=True)
@@ -73,21 +81,15 @@ class Prediction:
         return "\n".join([head, *self.notes])
 
 
-class _Loaded(NamedTuple):
-    block: Block
-    image: np.ndarray | None
-    """float32 (bands, rows, cols) of `block.read`; None: nothing to predict."""
-    wanted: np.ndarray
-    """bool (rows, cols) of `block.core`: valid and inside the AoI."""
-
-
 class Predictor:
     """A loaded network for any number of rasters.
 
     Args:
         model: a Model, its folder, or ``"builtin"``; several, whose probabilities are averaged.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
-        precision: ``"float32"``, ``"bfloat16"``, or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; several of one kind,
+            as ``"cuda:0,cuda:1"``, have a process each and share the blocks.
+        backend: see :func:`gimseg.backends.open_backend`.
+        precision: see there.
         batch: windows at once; None: 1, and 4 on CUDA.
         tta: views of the image that probabilities are averaged over: ``"flips"``, four,
             or ``"symmetries"``, eight: that many times the work.
@@ -108,15 +110,21 @@ class Predictor:
         model: Models = "builtin",
         *,
         device: str = "auto",
+        backend: str = "auto",
         precision: str = "auto",
         batch: int | None = None,
         tta: Augmentations | None = None,
     ) -> None:
         self.model = load_models(model, tta)
-        self.device = _choose_device(device)
-        self.backend = open_backend(self.model, self.device, precision=precision)
-        self.batch = batch or (4 if self.device.type == "cuda" else 1)
+        self.devices = tuple(_choose_device(name.strip()) for name in device.split(","))
+        self.device = self.devices[0]
+        if {item.type for item in self.devices} != {self.device.type}:
+            raise PredictionError(f"devices {device}: of one kind, or the same pixels would differ")
+        self.backend = open_backend(self.model, self.device, backend=backend, precision=precision)
         self.fingerprint = self.model.fingerprint()
+        self._chosen_here = {"backend": backend == precision == "auto", "batch": batch is None}
+        self._batch = batch or (4 if self.device.type == "cuda" else 1)
+        self._backends = {self.backend.name: self.backend}
 
     def plan(self, raster: Rasters, output: str | os.PathLike[str], **options: Any) -> Plan:
         """Check everything that can be checked before the first window; see :func:`predict` for the options.
@@ -124,8 +132,37 @@ class Predictor:
         Raises:
             GimsegError: what stands in the way.
         """
-        engine = {"device": self.device.type, "backend": self.backend.name, "batch": self.batch}
-        return plan_prediction(raster, output, self.model, self.fingerprint, engine, Options(**options))
+        given = Options(**options)
+        engine = Engine(self.device, self.backend.name, self._batch)
+        if not given.restart:
+            engine = self._as_before(engine, output)
+        return plan_prediction(raster, output, self.model, self.fingerprint, engine, given)
+
+    def _as_before(self, engine: Engine, output: str | os.PathLike[str]) -> Engine:
+        """What a run that goes on had chosen, where nobody asks for something else."""
+        before = read_manifest(output).get("engine", {})
+        if before.get("device") != engine.device.type:
+            return engine
+        kept = {name: before[name] for name, free in self._chosen_here.items() if free and name in before}
+        return replace(engine, window=before.get("window"), **kept)
+
+    def estimate(self, plan: Plan) -> float:
+        """Seconds that the network will take, about: one window, or a part of it, is timed."""
+        network = self._network(plan)
+        side = min(*plan.lattice.window, max(_TIMED, plan.lattice.stride)) // plan.lattice.stride * plan.lattice.stride
+        values = np.zeros((plan.engine.batch, len(self.model.recipe.bands), side, side), plan.view.dtype)
+        valid = np.ones((plan.engine.batch, side, side), bool)
+        for _ in range(2):  # what is done for the first time takes longer
+            started = time.monotonic()
+            network.encode(network.probabilities(values, valid)).to_array()
+            seconds = time.monotonic() - started
+        return seconds * plan.lattice.cost * math.prod(plan.lattice.shape) / (plan.engine.batch * side**2)
+
+    def _network(self, plan: Plan) -> Network:
+        name = plan.engine.backend
+        if name not in self._backends:
+            self._backends[name] = backend_by_name(self.model, self.device, name)
+        return Network(self._backends[name], self.model.recipe, plan.products, self.device)
 
     def predict(
         self,
@@ -141,18 +178,44 @@ class Predictor:
     def run(self, plan: Plan, *, progress: Progress = silent) -> Prediction:
         """Do what was planned.
 
+        Where the device runs out of memory, with half the batch, then half the window;
+        finished blocks, which other windows made, are thrown away then.
+
         Raises:
             PredictionError: another run is writing this output.
             ResumeError: finished blocks are there that belong to another run.
-            RasterError: a window cannot be read; finished blocks stay.
+            RasterError: something cannot be read; finished blocks stay.
             OutputError: the disk refuses.
+            DeviceMemoryError: the smallest window is still too large.
         """
+        while True:
+            try:
+                return self._run(plan, progress)
+            except DeviceMemoryError as error:
+                smaller = shrink(plan, self.model)
+                if smaller is None:
+                    side = max(plan.lattice.window)
+                    raise DeviceMemoryError(
+                        f"{error}: {plan.engine.batch} window of {side} px is the least that holds what the network "
+                        f"looks at, {self.model.recipe.halo} px around each pixel; take a device with more memory"
+                    ) from error
+                plan = smaller
+
+    def _run(self, plan: Plan, progress: Progress) -> Prediction:
         started = time.monotonic()
         with Parts(plan.output, plan.identity, planes=plan.planes, restart=plan.options.restart) as parts:
-            todo = [block for block in plan.blocks if not parts.has(block)]
-            self._predict_blocks(plan, parts, todo, progress)
+            skip_damaged = plan.options.on_error == "nodata"
+            todo = parts.unfinished(plan.blocks, keep_damaged=skip_damaged)
+            if len(self.devices) > 1:
+                predict_on_devices(plan, self.model, self.devices, parts, progress)
+            else:
+                predict_blocks(plan, self._network(plan), parts, todo, progress, pixels_of(todo))
+            if not skip_damaged:
+                check_read(plan, parts)
             counts = assemble(plan, parts, progress)
+            listed = write_unread(plan, parts)
             parts.remove()
+        told = () if listed is None else (f"what could not be read is 255, and listed in {listed}",)
         return Prediction(
             path=plan.output,
             counts=name_counts(counts, self.model.recipe.legend),
@@ -160,7 +223,7 @@ class Predictor:
             seconds=time.monotonic() - started,
             blocks=len(plan.blocks),
             resumed=len(plan.blocks) - len(todo),
-            notes=plan.notes,
+            notes=(*plan.notes, *told),
         )
 
     def predict_array(self, array: Any, geobox: GeoBox | None = None, **options: Any) -> PredictedArray:
@@ -188,13 +251,20 @@ class Predictor:
         if geobox is None or isinstance(chosen.nodata, str):
             raise PredictionError("an array needs a geobox, and its nodata is a number or nothing")
         bands = choose_bands(self.model.recipe, chosen)
-        plan = plan_raster(array_raster(array, geobox, bands=bands, nodata=chosen.nodata), self.model, chosen)
+        raster = array_raster(array, geobox, bands=bands, nodata=chosen.nodata)
+        plan = plan_raster(raster, self.model, Engine(self.device, self.backend.name, self._batch), chosen)
         predicted = np.full((plan.planes, *plan.lattice.shape), UNLABELLED, np.uint8)
-        for block in plan.blocks:
-            predicted[:, *block.core] = self._predict_loaded(plan, _load(plan, self.model, block))
+
+        def load(block: Block) -> Loaded:
+            return load_block(plan.view, plan.lattice, block, plan.aoi)
+
+        loaded = map_ahead(load, plan.blocks, threads=1, limit=1)
+        for step in Computation(self._network(plan), plan.lattice, plan.engine.batch).run(loaded):
+            if step.finished is not None:
+                predicted[:, *step.finished.block.core] = step.finished.values
         return _to_array(plan, plane_reader(plan, lambda roi: predicted[:, *roi]))
 
-    def blocks(self, view: RasterView, block_size: int = 2048) -> Iterator[tuple[Roi, np.ndarray]]:
+    def blocks(self, view: RasterView, block_size: int | None = None) -> Iterator[tuple[Roi, np.ndarray]]:
         """Predict a raster block by block, writing nothing.
 
         Args:
@@ -206,76 +276,17 @@ class Predictor:
             where there is no image.
 
         Raises:
-            RasterError: a window cannot be read.
+            RasterError: a part cannot be read.
         """
-        lattice = plan_lattice((view.shape[0], view.shape[1]), self.model)
-        for block in plan_blocks(lattice, block_size):
-            pixels = view.read(block.read)
-            wanted = pixels.valid[shift(block.core, block.read)]
-            image = self.model.recipe.prepare(pixels)
-            yield block.core, self.predict_block(image, block, lattice, wanted, Products())[0]
-
-    def predict_block(
-        self, image: np.ndarray, block: Block, lattice: Lattice, wanted: np.ndarray, products: Products
-    ) -> np.ndarray:
-        """What is kept of a block.
-
-        Args:
-            image: normalised float32 (bands, rows, cols) of `block.read`.
-            block: where.
-            lattice: of the raster.
-            wanted: bool (rows, cols) of `block.core`; other pixels become 255, and
-                windows without any are not computed.
-            products: what is kept of each pixel.
-
-        Returns:
-            uint8 (planes, rows, cols) of `block.core`.
-        """
-        mosaic = Mosaic(block.core, len(products.planes(self.model.recipe.legend)))
-        asked = []
-        for window in plan_windows(lattice, block):
-            if wanted[shift(window.core, block.core)].any():
-                asked.append(window)
-            else:
-                mosaic.skip(window)
-
-        def predict(images: np.ndarray) -> np.ndarray:
-            return self.encode(torch.from_numpy(images), products).cpu().numpy()
-
-        stitch(mosaic, asked, image, block.read, predict, batch=self.batch)
-        return np.where(wanted, mosaic.to_array(), np.uint8(UNLABELLED))
-
-    def encode(self, images: torch.Tensor, products: Products) -> torch.Tensor:
-        """Normalised float32 (N, bands, rows, cols) to what is kept of them, uint8 (N, planes, rows, cols)."""
-        recipe = self.model.recipe
-        with torch.inference_mode():
-            return products.encode(recipe.probabilities(self.backend.logits(images)), recipe)
-
-    def _predict_blocks(self, plan: Plan, parts: Parts, todo: Sequence[Block], progress: Progress) -> None:
-        total = sum(np.prod(block.shape) for block in todo) / 1e6
-        done = 0.0
-        readers, writers = ThreadPoolExecutor(1, "gimseg-reader"), ThreadPoolExecutor(1, "gimseg-writer")
-        writing: deque[Future[None]] = deque()
-        try:
-            progress("predict", 0, total, "Mpx")
-            for loaded in _ahead(readers, lambda block: _load(plan, self.model, block), todo):
-                values = self._predict_loaded(plan, loaded)
-                if len(writing) >= _AHEAD:
-                    writing.popleft().result()
-                writing.append(writers.submit(parts.write, loaded.block, values, plan.geobox))
-                done += float(np.prod(loaded.block.shape)) / 1e6
-                progress("predict", done, total, "Mpx")
-            while writing:
-                writing.popleft().result()
-        finally:
-            readers.shutdown(cancel_futures=True)
-            # What is computed is worth keeping, also when the run is being stopped.
-            writers.shutdown()
-
-    def _predict_loaded(self, plan: Plan, loaded: _Loaded) -> np.ndarray:
-        if loaded.image is None:
-            return np.full((plan.planes, *loaded.block.shape), UNLABELLED, np.uint8)
-        return self.predict_block(loaded.image, loaded.block, plan.lattice, loaded.wanted, plan.products)
+        lattice = choose_lattice(view.shape, self.model, self.device, batch=self._batch)
+        blocks = choose_blocks(view, lattice, self.model.recipe.legend.n_channels, block_size)
+        network = Network(self.backend, self.model.recipe, Products(), self.device)
+        loaded = map_ahead(lambda block: load_block(view, lattice, block), blocks, threads=1, limit=1)
+        for step in Computation(network, lattice, self._batch).run(loaded):
+            if step.finished is not None:
+                if step.finished.unread:
+                    raise RasterError(step.finished.unread[0].reason)
+                yield step.finished.block.core, step.finished.values[0]
 
 
 ENGINE_NAMES = tuple(name for name in inspect.signature(Predictor).parameters if name != "model")
@@ -308,7 +319,7 @@ def predict(
         progress: told how far the work is.
         **options: fields of :class:`gimseg.preflight.Options`: ``products``, ``aoi``, ``bands``,
             ``nodata``, ``crs``, ``vector_crs``, ``resolution``, ``match_input``, ``allow_vrt``, ``cog``,
-            ``block_size``, ``overwrite``, ``restart``.
+            ``block_size``, ``window``, ``blend``, ``on_error``, ``overwrite``, ``restart``.
 
     Returns:
         what was made.
@@ -335,32 +346,6 @@ def _to_array(plan: Plan, read: ReadPlanes) -> PredictedArray:
         uncertainty=None if uncertainty is None else uncertainty[0],
         notes=plan.notes,
     )
-
-
-def _load(plan: Plan, model: Model, block: Block) -> _Loaded:
-    """Read and normalise a block with its halo, if anything in it is asked for."""
-    nothing = np.zeros(block.shape, bool)
-    inside = None if plan.aoi is None else plan.aoi.burn_mask(plan.geobox[block.core])
-    if inside is not None and not inside.any():
-        return _Loaded(block, None, nothing)
-    pixels = plan.view.read(block.read)
-    wanted = pixels.valid[shift(block.core, block.read)]
-    if inside is not None:
-        wanted = wanted & inside
-    if not wanted.any():
-        return _Loaded(block, None, nothing)
-    return _Loaded(block, model.recipe.prepare(pixels), wanted)
-
-
-def _ahead(pool: ThreadPoolExecutor, work: Callable[[Block], T], blocks: Sequence[Block]) -> Iterator[T]:
-    """Results in order, a few computed before they are asked for."""
-    coming: deque[Future[T]] = deque()
-    for block in blocks:
-        coming.append(pool.submit(work, block))
-        if len(coming) > _AHEAD:
-            yield coming.popleft().result()
-    while coming:
-        yield coming.popleft().result()
 
 
 def _choose_device(device: str) -> torch.device:

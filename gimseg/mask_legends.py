@@ -144,7 +144,7 @@ def read_names(path: str | os.PathLike[str]) -> Names:
 def _from_table(table: Mapping[str, Any]) -> Names:
     """A ``[legend]`` whose values may be any whole numbers."""
     classes = [{"name": item} if isinstance(item, str) else dict(item) for item in table.get("classes") or ()]
-    codes = [item.pop("value", order + 1) for order, item in enumerate(classes)]
+    codes: list[Any] = [item.pop("value", order + 1) for order, item in enumerate(classes)]
     if not all(isinstance(code, int) for code in codes) or len(set(codes)) < len(codes):
         raise LegendError(f"its values are {codes}: give each class a whole number of its own")
     legend = Legend.from_dict({**table, "classes": classes})

@@ -90,11 +90,20 @@ class _Shares:
     planes: int
     path: str = "the prediction"
     dtype: str = "uint8"
+    in_strips: bool = False
 
     @property
     def bands(self) -> tuple[int, ...]:
         """One for each plane after the first."""
         return tuple(range(1, self.planes))
+
+    def is_there(self) -> bool:
+        """Finished planes are."""
+        return True
+
+    def is_empty(self, roi: Roi) -> bool:
+        """Nothing is known before it is read."""
+        return False
 
     def read(self, roi: Roi) -> Pixels:
         """Bytes (bands, rows, cols), and where they say something."""

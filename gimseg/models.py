@@ -24,7 +24,7 @@ from gimseg import __version__
 from gimseg.errors import LegendError, ModelError, OutputError
 from gimseg.networks import build_network, check_window, network_names, network_stride
 from gimseg.outputs import check_writable
-from gimseg.reach import measure_halo
+from gimseg.reach import measure_reach
 from gimseg.recipes import Recipe
 
 __all__ = [
@@ -33,7 +33,7 @@ __all__ = [
     "build_network",
     "check_model_output",
     "check_window",
-    "measure_halo",
+    "measure_reach",
     "network_names",
     "network_stride",
     "render_card",

@@ -55,6 +55,19 @@ class Tiles:
         """Of the pixels."""
         return self.files[0].dtype
 
+    @property
+    def in_strips(self) -> bool:
+        """Any part of a row of a tile costs all of it; rows of the whole are of several tiles."""
+        return False
+
+    def is_there(self) -> bool:
+        """Whether all tiles still exist."""
+        return all(file.is_there() for file in self.files)
+
+    def is_empty(self, roi: Roi) -> bool:
+        """Whether it is known, without reading pixels, that none is valid there."""
+        return all(self.files[index].is_empty(self._inside(roi, index)) for index in self._near(roi))
+
     @cached_property
     def _boxes(self) -> np.ndarray:
         """Top, bottom, left and right of each tile, (tiles, 4)."""
@@ -74,27 +87,35 @@ class Tiles:
         rows, cols = roi
         shape = (max(rows.stop - rows.start, 0), max(cols.stop - cols.start, 0))
         out = Pixels(np.zeros((len(self.bands), *shape), self.dtype), np.zeros(shape, bool))
-        top, bottom, left, right = self._boxes.T
-        near = (top < rows.stop) & (bottom > rows.start) & (left < cols.stop) & (right > cols.start)
-        for index in np.flatnonzero(near):
-            self._fill(out, roi, int(index))
+        for index in self._near(roi):
+            self._fill(out, roi, index)
         return out
+
+    def _near(self, roi: Roi) -> list[int]:
+        """The tiles that meet a region, in order."""
+        top, bottom, left, right = self._boxes.T
+        rows, cols = roi
+        near = (top < rows.stop) & (bottom > rows.start) & (left < cols.stop) & (right > cols.start)
+        return [int(index) for index in np.flatnonzero(near)]
+
+    def _inside(self, roi: Roi, index: int) -> Roi:
+        """The part of a region that lies on a tile, in its own rows and columns."""
+        top, bottom, left, right = (int(edge) for edge in self._boxes[index])
+        rows = slice(max(roi[0].start, top) - top, min(roi[0].stop, bottom) - top)
+        cols = slice(max(roi[1].start, left) - left, min(roi[1].stop, right) - left)
+        return rows, cols
 
     def _fill(self, out: Pixels, roi: Roi, index: int) -> None:
         """Take what a tile holds where no tile before it was valid."""
-        top, bottom, left, right = (int(edge) for edge in self._boxes[index])
-        rows = slice(max(roi[0].start, top), min(roi[0].stop, bottom))
-        cols = slice(max(roi[1].start, left), min(roi[1].stop, right))
-        place = (
-            slice(rows.start - roi[0].start, rows.stop - roi[0].start),
-            slice(cols.start - roi[1].start, cols.stop - roi[1].start),
+        inside = self._inside(roi, index)
+        place = tuple(
+            slice(part.start + int(edge) - start.start, part.stop + int(edge) - start.start)
+            for part, edge, start in zip(inside, self._boxes[index][[0, 2]], roi, strict=True)
         )
         missing = ~out.valid[place]
         if not missing.any():
             return
-        data, valid = self.files[index].read(
-            (slice(rows.start - top, rows.stop - top), slice(cols.start - left, cols.stop - left))
-        )
+        data, valid = self.files[index].read(inside)
         missing &= valid
         np.copyto(out.data[:, *place], data, where=missing)
         out.valid[place] |= missing

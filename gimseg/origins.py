@@ -16,7 +16,7 @@ MODEL_TAG = "gimseg_model"
 DATE_TAG = "gimseg_image_date"
 """Tag of a mask that holds the date of its image, YYYY-MM-DD."""
 
-_DATE = re.compile(r"(\d{4})[:-](\d{2})[:-](\d{2})\b")
+_DATE = re.compile(r"(\d{4})[:-](\d{2})[:-](\d{2})(?!\d)")
 
 
 @dataclass(frozen=True)

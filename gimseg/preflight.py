@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import torch
 from odc.geo.geobox import GeoBox
 
 from gimseg import __version__
@@ -19,19 +21,25 @@ from gimseg.errors import OutputError, PredictionError
 from gimseg.legend import Legend
 from gimseg.models import Model
 from gimseg.mosaics import Tiles, open_mosaic
-from gimseg.networks import takes_window
 from gimseg.outputs import check_outputs
 from gimseg.parts import content_identity, file_identity
 from gimseg.products import Products
-from gimseg.raster_files import DRIVERS, check_file, files_behind, open_dataset
+from gimseg.progress import format_duration
+from gimseg.raster_files import BLOCK_CACHE_BYTES, DRIVERS, check_file, files_behind, open_dataset
+from gimseg.raster_views import CACHE_BYTES
 from gimseg.rasters import Raster, RasterView, metres_per_unit
 from gimseg.recipes import Recipe
-from gimseg.tiling import Block, Lattice, Roi, plan_blocks, roi_shape
+from gimseg.tiling import Blocks, Lattice, roi_shape
 from gimseg.vectors import Shapes, check_overlap, open_layer
+from gimseg.window_choice import choose_lattice
 
 Rasters = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 """A raster, or several that are one mosaic."""
 
+BLOCK_BYTES = 64 * 2**20
+"""Of raster values and validity in a block, about."""
+BLEND_BYTES = 256 * 2**20
+"""Of sums in a block that is blended, about."""
 # Parts and mask are compressed, the mask with overviews: far less than a byte a pixel.
 _DISK_SHARE = 1 / 8
 _BLOCKS_IN_MEMORY = 5
@@ -51,7 +59,12 @@ class Options:
         match_input: bring the result to the input's own grid, pixel for pixel.
         allow_vrt: read VRTs and ``/vsi`` paths; they can name any file, so for trusted ones only.
         cog: lay the outputs out as Cloud Optimized GeoTIFFs.
-        block_size: side of a block, px: memory grows with it, the result does not change.
+        block_size: side of a block, px: memory grows with it, the result does not change;
+            None: chosen from what a block takes in memory.
+        window: largest side of a window, px; None: see :func:`gimseg.window_choice.choose_lattice`.
+        blend: average windows where they overlap; None: where the model needs it.
+        on_error: what is to happen where the raster cannot be read: ``"fail"`` when all
+            else is done, or ``"nodata"``: 255 there, and a list beside the mask.
         products: what is kept of each pixel.
         overwrite: an existing output may be replaced.
         restart: throw away the finished blocks of an earlier run.
@@ -66,10 +79,34 @@ class Options:
     match_input: bool = False
     allow_vrt: bool = False
     cog: bool = False
-    block_size: int = 2048
+    block_size: int | None = None
+    window: int | None = None
+    blend: bool | None = None
+    on_error: Literal["fail", "nodata"] = "fail"
     products: Products = field(default_factory=Products)
     overwrite: bool = False
     restart: bool = False
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What computes: all that the bytes of a mask depend on besides raster, model and options.
+
+    Args:
+        device: that predicts.
+        backend: its name.
+        batch: windows at once.
+        window: largest side of a window, px; None: chosen from model and device.
+    """
+
+    device: torch.device
+    backend: str
+    batch: int = 1
+    window: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that pin a run."""
+        return {"device": self.device.type, "backend": self.backend, "batch": self.batch, "window": self.window}
 
 
 @dataclass(frozen=True)
@@ -81,6 +118,7 @@ class Plan:
         view: the image on the grid that is predicted.
         target: grid of the mask: that of the view, or the input's own.
         output: the mask.
+        engine: that predicts.
         lattice: of windows.
         blocks: row by row.
         recipe: of the model.
@@ -94,8 +132,9 @@ class Plan:
     view: RasterView
     target: GeoBox
     output: Path
+    engine: Engine
     lattice: Lattice
-    blocks: tuple[Block, ...]
+    blocks: Blocks
     recipe: Recipe
     aoi: Shapes | None
     identity: Mapping[str, Any]
@@ -113,11 +152,6 @@ class Plan:
         return self.view.geobox
 
     @property
-    def resolution(self) -> tuple[float, float]:
-        """Size of a pixel that is predicted along (y, x), in the CRS's unit."""
-        return abs(self.geobox.affine.e), abs(self.geobox.affine.a)
-
-    @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns of the mask, px."""
         return int(self.target.shape[0]), int(self.target.shape[1])
@@ -133,10 +167,15 @@ class Plan:
         return replace(self.options.products, probabilities=True) if self.matches else self.options.products
 
     @property
+    def resolution(self) -> tuple[float, float]:
+        """Size of a pixel that is predicted along (y, x), in the CRS's unit."""
+        return abs(self.geobox.affine.e), abs(self.geobox.affine.a)
+
+    @property
     def run_id(self) -> str:
         """Changes with anything that the bytes of the mask depend on: 16 hexadecimal digits."""
         # The block size pins the parts, not the mask.
-        pinned = {name: value for name, value in self.identity.items() if name != "block_size"}
+        pinned = {name: value for name, value in self.identity.items() if name != "block"}
         return hashlib.sha256(json.dumps(pinned, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     @property
@@ -151,9 +190,9 @@ class Plan:
 
     @property
     def memory_bytes(self) -> int:
-        """What reading ahead holds at most, about; the network comes on top."""
+        """What blocks that are read ahead and the caches hold at most, about; the network comes on top."""
         rows, cols = roi_shape(self.blocks[0].read)
-        return rows * cols * len(self.raster.bands) * 4 * _BLOCKS_IN_MEMORY
+        return int(rows * cols * _pixel_bytes(self.view) * _BLOCKS_IN_MEMORY) + BLOCK_CACHE_BYTES + CACHE_BYTES
 
     @property
     def disk_bytes(self) -> int:
@@ -161,38 +200,31 @@ class Plan:
         delivered = len(self.options.products.planes(self.legend)) * math.prod(self.shape)
         return int((self.planes * math.prod(self.lattice.shape) + delivered) / 2 * _DISK_SHARE) + 2**20
 
-    def blocks_at(self, roi: Roi) -> list[Block]:
-        """The blocks that meet a region."""
-        side_rows, side_cols = self.blocks[0].shape
-        across = self.blocks[-1].col + 1
-        rows, cols = (
-            range(part.start // side, (part.stop - 1) // side + 1)
-            for part, side in zip(roi, (side_rows, side_cols), strict=True)
-        )
-        return [self.blocks[row * across + col] for row in rows for col in cols]
+    def text(self, seconds: float | None = None) -> str:
+        """Lines for people.
 
-    def text(self) -> str:
-        """Lines for people."""
+        Args:
+            seconds: that it will take, about.
+        """
+        lattice, raster = self.lattice, self.raster
         rows, cols = self.shape
+        own, size = (" x ".join(f"{part:g}" for part in parts[::-1]) for parts in (raster.resolution, self.resolution))
+        resampled = "" if own == size else f", read at {size} {raster.unit}"
+        kept = f"of which neighbours share {2 * lattice.halo} px" if lattice.blend else f"halo {lattice.halo} px"
+        if math.prod(lattice.counts) == 1:
+            kept = "the whole raster"
         lines = [
-            f"{self.raster.path}: bands {_listed(self.raster.bands)}, {self.raster.dtype}",
-            f"{self.output}: {cols} x {rows} px of {self._size(self.target)} {self.raster.unit}, "
-            f"{', '.join(self.legend.names)}",
-            *self._matching(),
-            f"{len(self.blocks)} blocks, {self.windows} windows of {self.lattice.window} px with a halo of "
-            f"{self.lattice.halo} px; about {_megabytes(self.memory_bytes)} of memory besides the network, "
-            f"{_megabytes(self.disk_bytes)} of disk",
+            f"{raster.path}: {raster.shape[1]} x {raster.shape[0]} px of {own} {raster.unit}, "
+            f"bands {_listed(raster.bands)}, {raster.dtype}{resampled}",
+            f"{self.output}: {cols} x {rows} px of {_pixel_size(self.target)} {raster.unit}, "
+            f"{', '.join(self.legend.names)}" + (", brought back to the input's own pixels" if self.matches else ""),
+            f"{self.windows:,} windows of {lattice.window[1]} x {lattice.window[0]} px, {kept}: "
+            f"{lattice.cost:.2f} times the pixels; in {len(self.blocks):,} blocks",
+            f"{self.engine.device.type}, {self.engine.backend}; about {_megabytes(self.memory_bytes)} of memory "
+            f"besides the network's, {_megabytes(self.disk_bytes)} of disk"
+            + (f", {format_duration(seconds)}" if seconds is not None else ""),
         ]
         return "\n".join([*lines, *self.notes])
-
-    def _size(self, geobox: GeoBox) -> str:
-        a, b, _, d, e, _ = tuple(geobox.affine)[:6]
-        return f"{math.hypot(a, d):g} x {math.hypot(b, e):g}"
-
-    def _matching(self) -> list[str]:
-        if not self.matches:
-            return []
-        return [f"predicted at {self._size(self.geobox)} {self.raster.unit}, then brought to the input's own grid"]
 
 
 def plan_prediction(
@@ -200,7 +232,7 @@ def plan_prediction(
     output: str | os.PathLike[str],
     model: Model,
     fingerprint: str,
-    engine: Mapping[str, Any],
+    engine: Engine,
     options: Options,
 ) -> Plan:
     """Check all that can be checked without predicting.
@@ -210,7 +242,7 @@ def plan_prediction(
         output: the mask.
         model: that predicts.
         fingerprint: of the model.
-        engine: what else results depend on: device, backend, batch.
+        engine: that predicts.
         options: see there.
 
     Raises:
@@ -224,8 +256,8 @@ def plan_prediction(
     inputs = [*paths, *([] if options.aoi is None else [options.aoi])]
     check_outputs([output, *options.products.files(output).values()], inputs, overwrite=options.overwrite)
     opened = _open(paths, recipe, options)
-    identity = _identity(opened, model, fingerprint, engine, options)
-    plan = plan_raster(opened, model, options, output=output, identity=identity)
+    identity = _identity(opened, model, fingerprint, options)
+    plan = plan_raster(opened, model, engine, options, output=output, identity=identity)
     free = shutil.disk_usage(output.absolute().parent).free
     if free < plan.disk_bytes:
         raise OutputError(
@@ -236,13 +268,19 @@ def plan_prediction(
 
 
 def plan_raster(
-    raster: Raster, model: Model, options: Options, *, output: Path = Path(), identity: Mapping[str, Any] | None = None
+    raster: Raster,
+    model: Model,
+    engine: Engine,
+    options: Options,
+    *,
+    output: Path = Path(),
+    identity: Mapping[str, Any] | None = None,
 ) -> Plan:
     """The plan of a raster that is open.
 
     Raises:
         GridError: resolution or grid cannot be had.
-        PredictionError: raster or AoI do not suit the model.
+        PredictionError: raster, window or AoI do not suit the model.
     """
     recipe = model.recipe
     if raster.dtype != recipe.dtype:
@@ -251,17 +289,20 @@ def plan_raster(
             f"things. Convert the image to {recipe.dtype} as the training images were, or train on images like it"
         )
     geobox, notes = _grid(raster, recipe, options)
-    lattice = plan_lattice((int(geobox.shape[0]), int(geobox.shape[1])), model)
+    engine = replace(engine, window=options.window or engine.window)
+    view = raster.on(geobox)
+    lattice, blocks = _tile(view, model, engine, options)
     return Plan(
         raster=raster,
-        view=raster.on(geobox),
+        view=view,
         target=raster.own_grid() if options.match_input else geobox,
         output=output,
+        engine=engine,
         lattice=lattice,
-        blocks=tuple(plan_blocks(lattice, options.block_size)),
+        blocks=blocks,
         recipe=recipe,
         aoi=_open_aoi(options, geobox),
-        identity=identity or {},
+        identity={**(identity or {}), **_place(engine, lattice, blocks)},
         options=options,
         notes=(*raster.notes, *notes),
     )
@@ -330,14 +371,67 @@ def _grid(raster: Raster, recipe: Recipe, options: Options) -> tuple[GeoBox, lis
     return raster.grid(wanted), notes
 
 
-def plan_lattice(shape: tuple[int, int], model: Model) -> Lattice:
-    """The windows of a raster of this shape: the model's, cut at the edges where its network can take it."""
-    recipe = model.recipe
-    lattice = Lattice(shape, recipe.window, recipe.halo, recipe.stride)
-    bands = len(recipe.bands)
-    if all(takes_window(model.network, side, bands=bands) for side in lattice.sides() if side != recipe.window):
-        return lattice
-    return Lattice(shape, recipe.window, recipe.halo, recipe.stride, smallest=recipe.window)
+def _tile(view: RasterView, model: Model, engine: Engine, options: Options) -> tuple[Lattice, Blocks]:
+    lattice = choose_lattice(
+        view.shape, model, engine.device, batch=engine.batch, window=engine.window, blend=options.blend
+    )
+    return lattice, choose_blocks(view, lattice, model.recipe.legend.n_channels, options.block_size)
+
+
+def choose_blocks(view: RasterView, lattice: Lattice, channels: int, side: int | None = None) -> Blocks:
+    """The blocks of a raster: of a given side, or of :data:`BLOCK_BYTES`.
+
+    A file in strips is decoded in whole rows: its blocks are one row of windows high
+    and as wide as memory allows, so that rows are decoded few times.
+
+    Args:
+        view: the raster on its grid.
+        lattice: of windows.
+        channels: of the network's output.
+        side: of a block, px.
+    """
+    if side is not None:
+        return Blocks.of_side(lattice, side)
+    if lattice.blend:
+        # At a block's border windows are computed for both its sides: large blocks waste less.
+        return Blocks.of_side(lattice, math.isqrt(BLEND_BYTES // (4 * (channels + 1))))
+    pixels = BLOCK_BYTES / _pixel_bytes(view)
+    if view.file.in_strips:
+        return Blocks.of_side(lattice, lattice.cell[0], max(int(2 * pixels / lattice.window[0]), 1))
+    return Blocks.of_side(lattice, int(math.sqrt(pixels)))
+
+
+def _pixel_bytes(view: RasterView) -> float:
+    return len(view.file.bands) * np.dtype(view.dtype).itemsize + 1
+
+
+def shrink(plan: Plan, model: Model) -> Plan | None:
+    """The same prediction with half the batch, or half the window, for a device that ran out of memory.
+
+    Returns:
+        a plan that throws finished blocks away, since theirs are other windows; None
+        where no smaller window holds what the network looks at.
+    """
+    engine, recipe = plan.engine, model.recipe
+    if engine.batch > 1:
+        engine = replace(engine, batch=engine.batch // 2, window=engine.window or max(plan.lattice.window))
+    else:
+        side = max(plan.lattice.window) // 2 // recipe.stride * recipe.stride
+        if side < max(4 * recipe.halo, recipe.stride):
+            return None
+        engine = replace(engine, window=side)
+    options = replace(plan.options, window=engine.window, restart=True)
+    lattice, blocks = _tile(plan.view, model, engine, options)
+    at_once = f"{engine.batch} window{'s' * (engine.batch > 1)} of {max(lattice.window)} px at once"
+    return replace(
+        plan,
+        engine=engine,
+        lattice=lattice,
+        blocks=blocks,
+        options=options,
+        identity={**plan.identity, **_place(engine, lattice, blocks)},
+        notes=(*plan.notes, f"the device ran out of memory: went on with {at_once}"),
+    )
 
 
 def _open_aoi(options: Options, geobox: GeoBox) -> Shapes | None:
@@ -353,15 +447,12 @@ def _open_aoi(options: Options, geobox: GeoBox) -> Shapes | None:
     return shapes
 
 
-def _identity(
-    raster: Raster, model: Model, fingerprint: str, engine: Mapping[str, Any], options: Options
-) -> dict[str, Any]:
-    """All that the bytes of the parts depend on."""
+def _identity(raster: Raster, model: Model, fingerprint: str, options: Options) -> dict[str, Any]:
+    """All that the bytes of the mask depend on, but for the windows."""
     return {
         "gimseg": __version__,
         "raster": raster_identity(raster),
         "model": {"name": model.name, "fingerprint": fingerprint},
-        "engine": dict(engine),
         "bands": list(raster.bands),
         "nodata": options.nodata,
         "crs": None if options.crs is None else str(options.crs),
@@ -369,9 +460,17 @@ def _identity(
         "resolution": options.resolution,
         "match_input": options.match_input,
         "cog": options.cog,
-        "block_size": options.block_size,
         "products": options.products.identity(model.recipe),
         "aoi": None if options.aoi is None else content_identity(options.aoi),
+    }
+
+
+def _place(engine: Engine, lattice: Lattice, blocks: Blocks) -> dict[str, Any]:
+    """Which windows and blocks the parts of a run have, and what computes them."""
+    return {
+        "engine": engine.to_dict(),
+        "windows": {"shape": list(lattice.window), "halo": lattice.halo, "blend": lattice.blend},
+        "block": list(blocks.step),
     }
 
 
@@ -391,6 +490,11 @@ def raster_identity(raster: Raster) -> dict[str, Any]:
 
 def _listed(bands: Sequence[int]) -> str:
     return ", ".join(map(str, dict.fromkeys(bands)))
+
+
+def _pixel_size(geobox: GeoBox) -> str:
+    a, b, _, d, e, _ = tuple(geobox.affine)[:6]
+    return f"{math.hypot(a, d):g} x {math.hypot(b, e):g}"
 
 
 def _megabytes(size: int) -> str:

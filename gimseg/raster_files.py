@@ -6,6 +6,7 @@ them on grids. What a pixel is worth never depends on the window it is read with
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import threading
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import rasterio
+from rasterio._env import set_gdal_config
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
@@ -42,7 +44,7 @@ GDAL_ERRORS = (RasterioError, CPLE_BaseError)
 """What rasterio raises for a damaged file or a full disk; some calls let GDAL's own errors through."""
 
 MAX_BLOCK_BYTES = 2**30
-BLOCK_CACHE_BYTES = 256 * 2**20
+BLOCK_CACHE_BYTES = 96 * 2**20
 _HANDLES_PER_THREAD = 32
 _LOSSY = ("JPEG", "WEBP", "JXL", "LERC", "JP2")
 
@@ -80,8 +82,21 @@ class Source(Protocol):
         """Of the pixels."""
         ...
 
+    @property
+    def in_strips(self) -> bool:
+        """Any part of a row costs all of it."""
+        ...
+
     def read(self, roi: Roi) -> Pixels:
         """Native values, shape (bands, rows, cols) of `dtype`, and their validity."""
+        ...
+
+    def is_empty(self, roi: Roi) -> bool:
+        """Whether it is known, without reading pixels, that none is valid there."""
+        ...
+
+    def is_there(self) -> bool:
+        """Whether there is anything to read from, damaged or not."""
         ...
 
 
@@ -110,6 +125,7 @@ class RasterFile:
         nodata: the nodata value of each band in `bands`, or None.
         alpha: 1-based number of the band that holds validity, or None.
         mask: "" (none), "dataset" (one for all bands) or "band" (one each).
+        in_strips: blocks of the file are whole rows: any part of a row costs all of it.
     """
 
     path: str
@@ -121,6 +137,7 @@ class RasterFile:
     alpha: int | None = None
     mask: str = ""
     border: Border | None = None
+    in_strips: bool = False
 
     def read(self, roi: Roi) -> Pixels:
         """Native values, shape (bands, rows, cols) of `dtype`, and their validity.
@@ -142,6 +159,42 @@ class RasterFile:
         inner = (slice(top - rows.start, bottom - rows.start), slice(left - cols.start, right - cols.start))
         data[:, *inner], valid[inner] = part
         return Pixels(data, valid)
+
+    def is_there(self) -> bool:
+        """Whether the file still exists."""
+        return is_virtual(self.path) or os.path.exists(self.path)
+
+    def is_empty(self, roi: Roi) -> bool:
+        """Whether the file tells, without its pixels being decoded, that none of them is valid.
+
+        It does where its mask says so, and where a GeoTIFF with a nodata value holds no
+        data at all, as sparse ones do.
+
+        Raises:
+            RasterError: the file cannot be opened any more.
+        """
+        top, bottom = max(roi[0].start, 0), min(roi[0].stop, self.shape[0])
+        left, right = max(roi[1].start, 0), min(roi[1].stop, self.shape[1])
+        if bottom <= top or right <= left:
+            return True
+        dataset = _HANDLES.get(self.path, self.drivers)
+        if self.mask == "dataset":
+            try:
+                return not dataset.read_masks(1, window=Window(left, top, right - left, bottom - top)).any()
+            except GDAL_ERRORS:
+                return False  # the damage is named by the read that follows
+        if dataset.driver != "GTiff" or self.alpha or any(value is None for value in self.nodata):
+            return False
+        apart = dataset.interleaving is not None and dataset.interleaving.value == "BAND"
+        height, width = dataset.block_shapes[0]
+        places = itertools.product(
+            range(top // height, (bottom - 1) // height + 1),
+            range(left // width, (right - 1) // width + 1),
+            self.bands if apart else (1,),
+        )
+        return all(
+            dataset.get_tag_item(f"BLOCK_OFFSET_{col}_{row}", dm="TIFF", bidx=band) is None for row, col, band in places
+        )
 
     def _read_inside(self, window: Window) -> Pixels:
         try:
@@ -295,19 +348,31 @@ def is_virtual(path: str | os.PathLike[str]) -> bool:
     return os.fspath(path).startswith("/vsi")
 
 
+@functools.cache
+def limit_block_cache() -> None:
+    """Hold GDAL's cache of blocks at BLOCK_CACHE_BYTES, once a process, unless the environment names a size.
+
+    Not by an `Env`: the first of any thread that ends would give GDAL its default back,
+    a twentieth of the machine's memory.
+    """
+    if "GDAL_CACHEMAX" not in os.environ:
+        # Bytes here, unlike the environment variable, which is in MB.
+        set_gdal_config("GDAL_CACHEMAX", BLOCK_CACHE_BYTES)
+
+
 def open_dataset(path: str, drivers: Collection[str] = frozenset(DRIVERS)) -> Any:
     """A rasterio dataset, opened by the one of `drivers` that the file's first bytes ask for.
 
     Raises:
         RasterError: none of them can read the file.
     """
-    reason: Exception | None = None
     # The first bytes of a virtual file are GDAL's to read: it may try these drivers and no other.
     candidates = list(drivers) if is_virtual(path) else [find_driver(path, drivers)]
-    # rasterio takes bytes here, unlike the environment variable, which is in MB. TRUE: sidecars
-    # (.msk, .ovr) are asked for by name instead of by listing a folder of a million files.
+    reason: Exception | None = None
+    limit_block_cache()
+    # TRUE: sidecars (.msk, .ovr) are asked for by name instead of by listing a folder of a million files.
     with (
-        rasterio.Env(GDAL_CACHEMAX=BLOCK_CACHE_BYTES, GDAL_DISABLE_READDIR_ON_OPEN=True),
+        rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN=True),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)

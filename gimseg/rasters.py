@@ -220,7 +220,12 @@ def open_raster(
         placement, geobox = _place(dataset, path, crs, notes)
         alpha = _choose_alpha(dataset, path, bands, notes)
         values = _choose_nodata(dataset, bands, nodata, dtype, notes)
-        file = RasterFile(path, drivers, bands, dataset.shape, dtype, values, alpha, mask_kind(dataset))
+        # A block as wide as the file, and far wider than high.
+        height, width = dataset.block_shapes[0]
+        strips = width >= dataset.width > 4 * height
+        file = RasterFile(
+            path, drivers, bands, dataset.shape, dtype, values, alpha, mask_kind(dataset), in_strips=strips
+        )
         if nodata == "auto":
             border = find_border(dataset, path, bands)
             notes.append(_border_note(border))

@@ -20,6 +20,8 @@ from typing import Any
 import pystac
 import rasterio
 import torch
+from odc.geo.geobox import GeoBox
+from odc.geo.geom import Geometry
 from pystac.extensions.classification import Classification, ClassificationExtension
 from pystac.extensions.projection import ProjectionExtension
 
@@ -87,7 +89,7 @@ def write_item(path: Path, delivered: Delivered) -> None:
 def make_item(path: Path, delivered: Delivered) -> pystac.Item:
     """The item that will lie at `path`; all paths in it are relative to that, but those of models."""
     plan = delivered.plan
-    geometry = None if plan.target.crs is None else plan.target.geographic_extent
+    geometry = None if plan.target.crs is None else _footprint(plan.target)
     first, last = _times(plan)
     item = pystac.Item(
         id=path.stem,
@@ -111,6 +113,12 @@ def make_item(path: Path, delivered: Delivered) -> pystac.Item:
     if delivered.folders:
         _add_model(item, delivered)
     return item
+
+
+def _footprint(geobox: GeoBox) -> Geometry:
+    """In longitude and latitude; a few points on each side, which are curved there."""
+    left, bottom, right, top = geobox.extent.boundingbox.bbox
+    return geobox.extent.to_crs("EPSG:4326", resolution=max(right - left, top - bottom) / 8, wrapdateline=True)
 
 
 def _add_projection(item: pystac.Item, plan: Plan) -> None:
@@ -150,12 +158,12 @@ def _add_raster(item: pystac.Item, name: str, href: str, plan: Plan) -> None:
 
 
 def _classes(legend: Legend, nodata: bool = False) -> list[Classification]:
-    found = [Classification.create(BACKGROUND, "none of the classes", name="background", title="background")]
+    found = [Classification.create(BACKGROUND, "none of the classes", name="background")]
     for each in legend.classes:
-        named = {"name": _slug(each.name), "title": each.name, "color_hint": each.colour[1:].upper()}
-        found.append(Classification.create(each.value, each.name, **named))
+        hint = each.colour[1:].upper()
+        found.append(Classification.create(each.value, each.name, name=_slug(each.name), color_hint=hint))
     if nodata:
-        found.append(Classification.create(UNLABELLED, "nothing to say", name="nodata", title="no data", nodata=True))
+        found.append(Classification.create(UNLABELLED, "nothing to say", name="nodata", nodata=True))
     return found
 
 

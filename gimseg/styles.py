@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
@@ -23,7 +22,6 @@ _OUTLINE_MM = 0.36
 _CASING_MM = 0.76
 _CASING = "20,20,20,150"  # dark rim, so that the outline reads on bright roofs too
 _POLYGON_LAYER = "2"
-Shares = Literal["probabilities", "uncertainty"]
 _RAMPS = {
     "probabilities": ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725"),
     "uncertainty": ("#000004", "#57106e", "#bc3754", "#f98e09", "#fcffa4"),
@@ -61,7 +59,7 @@ def joint_style(legend: Legend) -> str:
     return _document([_pipe(legend), *_symbology(legend)])
 
 
-def share_style(what: Shares) -> str:
+def share_style(what: str) -> str:
     """Style of a raster of shares from 0 to 1: colours of its first band, the less the more see-through.
 
     Viridis for probabilities and inferno for uncertainty: even to the eye, also without red and green.

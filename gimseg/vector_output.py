@@ -6,6 +6,7 @@ appears under its name when it has been read back and its features counted.
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import warnings
@@ -203,8 +204,11 @@ class _Stream:
     """Frames to Arrow batches, counting; remembers the error that a driver would hide."""
 
     def __init__(self, path: str, fields: dict[str, str], crs: pyproj.CRS | None, geometry_type: str) -> None:
-        self.path, self.fields, self.crs = path, fields, crs
         self.driver = driver_of(path)
+        if self.driver in _IN_DEGREES:
+            # JSON has no dates, and GDAL writes them with slashes: ISO is read as dates again.
+            fields = {name: "str" if kind == "date" else kind for name, kind in fields.items()}
+        self.path, self.fields, self.crs = path, fields, crs
         self.geometry_type = geometry_type
         self.count = 0
         self.error: BaseException | None = None
@@ -240,10 +244,7 @@ class _Stream:
         geometries = frame.geometry.to_numpy()
         if self.geometry_type.startswith("Multi"):
             geometries = _as_multi(geometries)
-        columns = [
-            pyarrow.Array.from_pandas(frame[name].to_numpy(), type=_arrow_type(text), safe=False)
-            for name, text in self.fields.items()
-        ]
+        columns = [_array(frame[name].to_numpy(), text) for name, text in self.fields.items()]
         if self.driver == "ESRI Shapefile":
             self._check_texts(columns)
         if self.driver == "Parquet":
@@ -347,6 +348,13 @@ def _count(part: Path, writer: _Stream, path: str | os.PathLike[str]) -> int:
         return found
     except (*_FAULTS, pyogrio.errors.DataLayerError, pyarrow.ArrowException, OSError, ValueError) as error:
         raise OutputError(f"{path} cannot be read back ({error}): is the disk full?") from error
+
+
+def _array(values: np.ndarray, text: str) -> pyarrow.Array:
+    kind = _arrow_type(text)
+    if pyarrow.types.is_string(kind) and len(values) and isinstance(values[0], datetime.date):
+        return pyarrow.Array.from_pandas(values, type=pyarrow.date32()).cast(kind)
+    return pyarrow.Array.from_pandas(values, type=kind, safe=False)
 
 
 def _as_multi(geometries: np.ndarray) -> np.ndarray:

@@ -198,7 +198,7 @@ def _probabilities(source: Mask, path: PathLike | None, ground: Ground, names: t
         found = Probabilities.open(path, ground, source.shape)
         found.check_classes(names)
         return found
-    return None if source.threshold is None else Probabilities.of(source.raster)
+    return None if source.threshold is None else Probabilities.of_scores(source.raster)
 
 
 def _check_formats(paths: Sequence[Path], attributes: Attributes, tally: ClassTally) -> None:
@@ -310,8 +310,9 @@ def _write_one(path: Path, part: Path, queue: _Frames, attributes: Attributes) -
     short = dict(zip(attributes.fields, fields_in(path, attributes.fields), strict=True))
     frames = (frame.rename(columns=short) for frame in _taken(queue))
     with _naming(path, part):
-        fields = fields_in(path, attributes.fields)
-        write_features(part, frames, fields=fields, crs=attributes.ground.crs, layer=POLYGONS)
+        columns = fields_in(path, attributes.fields)
+        crs, kind = attributes.ground.crs, attributes.geometry_type
+        write_features(part, frames, fields=columns, crs=crs, geometry_type=kind, layer=POLYGONS)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import rasterio
 from test_training import QUICK, squares_world
+from worlds import noise, north_up, write_raster
 
 from gimseg.cli import main
 from gimseg.training import train
@@ -77,7 +78,7 @@ def test_train_evaluate_info_vectorize(world: Path, tmp_path: Path, capsys: pyte
     quick = ["--epochs", "1", "--windows-per-epoch", "8", "--window", "64", "--encoder", "resnet18", "--exemplars", "1"]
     assert run("train", world / "data.toml", "-o", tmp_path / "m", *quick, "--quiet") == 0
     assert run("info", tmp_path / "m") == 0
-    assert "halo" in capsys.readouterr().out
+    assert "reach" in capsys.readouterr().out
     assert run("info", world / "data.toml", "--plot", tmp_path / "sheet.png") == 0
     out = capsys.readouterr().out
     assert "81" in out and "unlabelled" in out and (tmp_path / "sheet.png").stat().st_size > 10_000
@@ -132,3 +133,23 @@ def test_ctrl_c_ends_with_130_and_the_line_that_resumes(world: Path, tmp_path: P
     assert process.returncode == 130, error
     assert f"gimseg {' '.join(arguments)}" in error
     assert not (tmp_path / "m").exists()
+
+
+def test_what_predict_delivers_is_said_by_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        write_raster(tmp_path / f"{name}.tif", noise((3, 60, 70)), transform=north_up(0.3))
+    out = tmp_path / "out"
+    out.mkdir()
+    pattern, named = str(tmp_path / "?.tif"), f"{out}/{{stem}}_m.tif"
+    options = ["--probabilities", "--uncertainty", "margin", "--threshold", "building=0.3", "--cog", "--stac"]
+    assert main(["predict", pattern, "-o", named, *options]) == 0
+    told = capsys.readouterr()
+    assert "a_m.tif: 70 x 60 px" in told.out and "beside it b_m_probabilities.tif" in told.out
+    made = {"m.tif", "m.tif.aux.xml", "m.qml", "m.json"}
+    made |= {f"m_{kind}.{ending}" for kind in ("probabilities", "uncertainty") for ending in ("tif", "qml")}
+    assert {path.name for path in out.iterdir()} == {f"{stem}_{name}" for stem in "ab" for name in made}
+    # Rasters that lie upon one another: the first counts.
+    assert main(["predict", pattern, "--mosaic", "--match-input", "-o", str(out / "both.tif"), "--tta", "flips"]) == 0
+    assert main(["predict", str(tmp_path / "a.tif"), "-o", str(out / "x.tif"), "--threshold", "roof=0.3"]) == 1
+    assert "no class 'roof'" in capsys.readouterr().err
+    assert main(["predict", str(tmp_path / "a.tif"), "--tta", "all"]) == 2

@@ -118,6 +118,14 @@ def test_probabilities_become_a_class_at_the_threshold(tmp_path: Path, stored: s
     assert list(polygons(path, tmp_path / "out.parquet", threshold=0.5, legend=Legend.binary("x"))["class"]) == ["x"]
 
 
+def test_a_threshold_works_on_scores_of_any_kind(tmp_path: Path) -> None:
+    heights = write_raster(tmp_path / "m.tif", quarters(0.2, 9.5, 3, 0.4, "float32"))
+    frame = polygons(heights, tmp_path / "out.parquet", threshold=2.5)
+    assert frame.area.sum() == 50 and frame["confidence"].isna().all()
+    bytes_ = write_raster(tmp_path / "b.tif", quarters(10, 200, 180, 0))
+    assert "confidence" not in polygons(bytes_, tmp_path / "out.parquet", threshold=128)
+
+
 def test_what_reading_cannot_mean_is_refused() -> None:
     for wrong in ({"values": ()}, {"values": (1,), "threshold": 0.5}, {"threshold": float("nan")}):
         with pytest.raises(LegendError):

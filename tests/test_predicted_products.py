@@ -81,7 +81,7 @@ def test_planes_do_not_depend_on_blocks_and_the_mask_not_on_other_planes(tmp_pat
     files = []
     for block in (16, 2048):
         (tmp_path / str(block)).mkdir()
-        predict_all(raster, made, tmp_path / str(block) / "mask.tif", block_size=block)
+        predict_all(raster, made, tmp_path / str(block) / "mask.tif", window=32, block_size=block)
         files.append({path.name: path.read_bytes() for path in (tmp_path / str(block)).iterdir()})
     assert files[0] == files[1]
     assert set(files[0]) == {"mask.tif", "mask.tif.aux.xml", "mask_probabilities.tif", "mask_uncertainty.tif"}
@@ -122,9 +122,12 @@ def test_a_threshold_moves_the_mask_and_pins_the_run(tmp_path: Path) -> None:
 def test_a_flipped_or_turned_image_gives_the_flipped_or_turned_prediction(
     shape: tuple[int, int], tmp_path: Path
 ) -> None:
-    """Also where windows at the edges are not square; to the last byte where they lie alike on both."""
+    """Also where windows are not square; to the last byte where they lie alike on both.
+
+    A raster that is no multiple of the stride is mirrored at its lower and right edge, so those differ.
+    """
     image = noise(shape)
-    made = model(Reach(4, seed=3), mean=(127.0,), std=(70.0,), window=40, halo=8)
+    made = model(Reach(4, seed=3), mean=(127.0,), std=(70.0,), halo=8)
     predictor = Predictor(made, tta="symmetries")
     turns = {
         "as it is": lambda a: a,
@@ -134,11 +137,16 @@ def test_a_flipped_or_turned_image_gives_the_flipped_or_turned_prediction(
     found = {}
     for name, turn in turns.items():
         raster = write_raster(tmp_path / f"{name}.tif", np.ascontiguousarray(turn(image)))
-        done = predictor.predict(raster, tmp_path / f"{name} mask.tif", products=Products(probabilities=True))
+        done = predictor.predict(
+            raster, tmp_path / f"{name} mask.tif", products=Products(probabilities=True), window=40
+        )
         found[name] = read(done.path), read(tmp_path / f"{name} mask_probabilities.tif")
     for name, turn in turns.items():
         mask, shares = found[name]
+        edge = 0 if shape[0] % 4 == shape[1] % 4 == 0 else 9
+        inner = (..., slice(edge, shape[0] - edge), slice(edge, shape[1] - edge))
         difference = np.abs(shares.astype(int) - turn(found["as it is"][1]))
+        difference = difference[inner] if name != "turned" else difference[..., *inner[:0:-1]]
         assert difference.max() <= (0 if shape == (72, 72) else 1)
         if shape == (72, 72):
             assert np.array_equal(mask, turn(found["as it is"][0]))
@@ -192,17 +200,17 @@ class StopAfter:
 def test_what_is_delivered_pins_a_run(change: dict, told: str, tmp_path: Path) -> None:
     raster, output = write_raster(tmp_path / "image.tif", noise((150, 100))), tmp_path / "mask.tif"
     with pytest.raises(KeyboardInterrupt):
-        predict(raster, brightness_model(), output=output, block_size=32, progress=StopAfter(5))
+        predict(raster, brightness_model(), output=output, window=32, block_size=32, progress=StopAfter(30))
     with pytest.raises(ResumeError, match=told):
-        predict(raster, brightness_model(), output=output, block_size=32, **change)
+        predict(raster, brightness_model(), output=output, window=32, block_size=32, **change)
 
 
 def test_a_stopped_run_goes_on_with_all_its_planes(tmp_path: Path) -> None:
     raster, output = write_raster(tmp_path / "image.tif", noise((150, 100))), tmp_path / "mask.tif"
-    options = {"block_size": 32, "products": ALL, "resolution": 1.4, "match_input": True}
+    options = {"window": 32, "block_size": 32, "products": ALL, "resolution": 1.4, "match_input": True}
     made = model(Reach(3), mean=(127.0,), std=(70.0,))
     with pytest.raises(KeyboardInterrupt):
-        predict(raster, made, output=output, progress=StopAfter(5), **options)
+        predict(raster, made, output=output, progress=StopAfter(15), **options)
     assert [path.name for path in tmp_path.glob("mask*")] == []
     done = predict(raster, made, output=output, **options)
     assert done.resumed > 0
@@ -223,7 +231,9 @@ def test_a_matched_mask_lies_on_the_pixels_of_the_input(transform: Affine, resol
     image[50:60, 20:40] = 0
     raster = write_raster(tmp_path / "image.tif", image, transform=transform, nodata=0)
     made = brightness_model(0.0, mean=(100.0,), std=(40.0,))
-    found = predict_all(raster, made, tmp_path / "mask.tif", resolution=resolution, match_input=True, block_size=48)
+    found = predict_all(
+        raster, made, tmp_path / "mask.tif", resolution=resolution, match_input=True, window=32, block_size=48
+    )
     with rasterio.open(tmp_path / "mask.tif") as mask, rasterio.open(raster) as given:
         assert mask.shape == given.shape and mask.transform == given.transform and mask.crs == given.crs
     assert np.array_equal(found["mask"][0] == 255, image == 0)
@@ -243,7 +253,13 @@ def test_a_constant_network_fills_the_input_to_its_last_valid_pixel(transform, r
     image[:40, :30] = 0
     raster = write_raster(tmp_path / "image.tif", image, transform=transform, nodata=0)
     done = predict(
-        raster, model(Constant(2.0)), output=tmp_path / "m.tif", resolution=resolution, match_input=True, block_size=16
+        raster,
+        model(Constant(2.0)),
+        output=tmp_path / "m.tif",
+        resolution=resolution,
+        match_input=True,
+        window=32,
+        block_size=16,
     )
     assert np.array_equal(read(done.path)[0], np.where(image == 0, 255, 1))
     assert done.counts["no data"] == (image == 0).sum() and done.shape == image.shape
@@ -260,7 +276,9 @@ def test_a_matched_mask_does_not_depend_on_blocks(tmp_path: Path) -> None:
     raster = write_raster(tmp_path / "image.tif", noise((130, 140)), transform=TURNED)
     made = model(Reach(3), mean=(127.0,), std=(70.0,))
     masks = [
-        predict_all(raster, made, tmp_path / f"{block}.tif", resolution=1.7, match_input=True, block_size=block)
+        predict_all(
+            raster, made, tmp_path / f"{block}.tif", resolution=1.7, match_input=True, window=32, block_size=block
+        )
         for block in (16, 500)
     ]
     assert all(np.array_equal(masks[0][name], masks[1][name]) for name in masks[0])
@@ -283,7 +301,9 @@ def test_a_raster_without_a_grid_of_its_own_cannot_be_matched(tmp_path: Path) ->
 def test_tiles_of_an_image_are_predicted_as_the_image(resolution: float, tmp_path: Path) -> None:
     image = noise((97, 110))
     made = model(Reach(4), mean=(127.0,), std=(70.0,))
-    whole = predict_all(write_raster(tmp_path / "whole.tif", image), made, tmp_path / "w.tif", resolution=resolution)
+    whole = predict_all(
+        write_raster(tmp_path / "whole.tif", image), made, tmp_path / "w.tif", resolution=resolution, window=32
+    )
     tiles = [
         write_raster(
             tmp_path / f"{top}_{left}.tif",
@@ -293,7 +313,7 @@ def test_tiles_of_an_image_are_predicted_as_the_image(resolution: float, tmp_pat
         for top in range(0, 97, 33)
         for left in range(0, 110, 47)
     ]
-    mosaic = predict_all(tiles[::-1], made, tmp_path / "m.tif", resolution=resolution, block_size=32)
+    mosaic = predict_all(tiles[::-1], made, tmp_path / "m.tif", resolution=resolution, window=32, block_size=32)
     assert all(np.array_equal(whole[name], mosaic[name]) for name in whole)
 
 
@@ -324,9 +344,9 @@ def test_a_file_that_a_vrt_names_pins_the_run(tmp_path: Path) -> None:
     source = write_raster(tmp_path / "image.tif", noise((150, 100)))
     vrt, output = tmp_path / "image.vrt", tmp_path / "mask.tif"
     rasterio.shutil.copy(source, vrt, driver="VRT")
-    options = {"block_size": 32, "allow_vrt": True}
+    options = {"window": 32, "block_size": 32, "allow_vrt": True}
     with pytest.raises(KeyboardInterrupt):
-        predict(vrt, brightness_model(), output=output, progress=StopAfter(5), **options)
+        predict(vrt, brightness_model(), output=output, progress=StopAfter(30), **options)
     write_raster(source, noise((150, 100), seed=1))
     with pytest.raises(ResumeError, match="raster was"):
         predict(vrt, brightness_model(), output=output, **options)

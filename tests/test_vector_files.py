@@ -25,6 +25,7 @@ from gimseg.errors import OutputError, VectorError
 from gimseg.geopackages import FurtherLayer
 from gimseg.legend import Legend, LegendClass
 from gimseg.origins import MODEL_TAG
+from gimseg.products import Products
 from gimseg.styles import outline_style, vector_style
 from gimseg.vectorization import vectorize
 from gimseg.vectors import open_layer
@@ -183,6 +184,36 @@ def test_a_prediction_leaves_area_and_blocks_in_its_geopackage(tmp_path: Path) -
     assert open_layer(tmp_path / "out.gpkg").count == len(objects) == 1
 
 
+@pytest.mark.parametrize("wanted", [False, True])
+def test_a_prediction_gives_its_polygons_their_confidence(tmp_path: Path, wanted: bool) -> None:
+    values = np.full((96, 120), 10, np.uint8)
+    values[8:16, 8:20], values[40:50, 60:90] = 128, 250
+    image = write_raster(tmp_path / "image.tif", values)
+    out = tmp_path / "out"
+    out.mkdir()
+    deliver(image, brightness_model(), out / "o.parquet", products=Products(probabilities=wanted))
+    deliver(image, brightness_model(), tmp_path / "m.tif", products=Products(probabilities=True))
+    found = gpd.read_parquet(out / "o.parquet")
+    with rasterio.open(tmp_path / "m_probabilities.tif") as raster:
+        shares, to_map = raster.read(1) * raster.scales[0], raster.transform
+    rows, columns = np.indices(shares.shape)
+    x, y = to_map @ (columns + 0.5, rows + 0.5)
+    means = [shares[shapely.contains_xy(each, x, y)].mean() for each in found.geometry]
+    assert len(found) == 2 and np.allclose(found["confidence"], means) and abs(means[0] - means[1]) > 0.01
+    assert {path.name for path in out.glob("*.tif")} == ({"o_probabilities.tif"} if wanted else set())
+    assert not list(out.glob(".*"))
+
+
+def test_pixels_that_touch_at_corners_are_one_feature(tmp_path: Path) -> None:
+    labels = np.kron(np.eye(3, dtype=np.uint8), np.ones((4, 4), np.uint8))
+    mask = write_raster(tmp_path / "mask.tif", labels)
+    vectorize(mask, [tmp_path / "a.gpkg", tmp_path / "a.parquet"], connectivity=8, threshold=1, legend=ROOFS)
+    (feature,) = gpd.read_parquet(tmp_path / "a.parquet").itertuples()
+    assert feature.geometry.geom_type == "MultiPolygon" and feature.area_m2 == pytest.approx(48, rel=1e-3)
+    assert feature.perimeter_m == pytest.approx(48, rel=1e-3)
+    assert gpd.read_file(tmp_path / "a.gpkg", layer="polygons")["id"][0] == feature.id
+
+
 def test_a_frame_is_given_while_it_is_small(mask: Path, tmp_path: Path) -> None:
     for ending in ENDINGS:
         done = vectorize(mask, [tmp_path / f"a{ending}"])
@@ -231,4 +262,5 @@ def test_lines_of_geojson_are_features(mask: Path, tmp_path: Path) -> None:
     assert len(features) == 12 and {each["type"] for each in features} == {"Feature"}
     assert list(features[0]["properties"]) == [name for name in COLUMNS if name != "confidence"]
 
+    assert all(len(each["properties"]["date"].split("-")) == 3 for each in features)
     assert all(abs(x) <= 180 and abs(y) <= 90 for each in features for x, y in each["geometry"]["coordinates"][0])
