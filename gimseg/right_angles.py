@@ -19,6 +19,7 @@ import shapely
 LEAST_IOU = 0.9
 """Intersection over union with the traced polygon below which right angles do not fit."""
 
+_MOST_AWAY = 4.0  # tolerances that an outline may be off at any place
 _ATTEMPTS = (1.0, 0.6)  # of the tolerance: what does not fit coarsely may fit finely
 _DIAGONAL = np.radians(30)  # an edge that is this far off the main directions may be a diagonal
 _LEAST_DIAGONAL = 3.0  # shorter ones are corners that were cut, in tolerances
@@ -38,7 +39,8 @@ def right_angled(polygons: np.ndarray, tolerance: float) -> tuple[np.ndarray, np
 
     Returns:
         polygons (n,): right-angled, or as they were; and bool (n,), which ones are right-angled:
-        valid, with as many holes, and an IoU of :data:`LEAST_IOU` or more.
+        valid, with as many holes, no vertex further than four tolerances off, and an IoU of
+        :data:`LEAST_IOU` or more.
 
     Example:
         >>> steps = shapely.from_wkt("POLYGON ((0 0, 0 20, 9 20, 9 19, 19 19, 19 20, 30 20, 30 0, 0 0))")
@@ -50,12 +52,12 @@ def right_angled(polygons: np.ndarray, tolerance: float) -> tuple[np.ndarray, np
     for share in _ATTEMPTS:
         rest = np.flatnonzero(~regular)
         if len(rest):
-            built, places = _fitted(polygons[rest], share * tolerance)
+            built, places = _fitted(polygons[rest], share * tolerance, _MOST_AWAY * tolerance)
             found[rest[places]], regular[rest[places]] = built, True
     return found, regular
 
 
-def _fitted(polygons: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
+def _fitted(polygons: np.ndarray, tolerance: float, most_away: float) -> tuple[np.ndarray, np.ndarray]:
     """Right-angled polygons, and of which of the given ones: only where they fit."""
     edges, owner_of_ring, misfit = _edges(polygons, tolerance)
     edges = _settled(edges, tolerance)
@@ -64,7 +66,8 @@ def _fitted(polygons: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndar
     whole = ~lost & (misfit <= _MOST_MISFIT)
     mine = whole[owner_of_ring[edges.ring]]
     built, places = _built(_crossings(edges)[mine], edges.ring[mine], owner_of_ring), np.flatnonzero(whole)
-    good = shapely.is_valid(built)
+    # Of a large polygon a whole corner is a small share.
+    good = shapely.is_valid(built) & (shapely.hausdorff_distance(built, polygons[places]) <= most_away)
     built, places = built[good], places[good]
     common = shapely.area(shapely.intersection(built, polygons[places]))
     good = common >= LEAST_IOU * (shapely.area(built) + shapely.area(polygons[places]) - common)
