@@ -165,20 +165,7 @@ def with_nodes(polygons: np.ndarray, nodes: np.ndarray) -> np.ndarray:
         [6]
     """
     kind, points, (rings, parts) = shapely.to_ragged_array(polygons)
-    start, end = points[:-1].astype(np.int64), points[1:].astype(np.int64)
-    level = start[:, 1] == end[:, 1]
-    low, high = np.empty(len(start), np.int64), np.empty(len(start), np.int64)
-    found = []
-    offset = 0
-    for along, mine, grid in ((0, level, nodes), (1, ~level, nodes.T)):
-        keys = np.flatnonzero(grid)
-        line = start[mine, 1 - along] * grid.shape[1]
-        ends = np.sort(np.stack([start[mine, along], end[mine, along]]), axis=0) + line
-        low[mine] = offset + np.searchsorted(keys, ends[0], side="right")
-        high[mine] = offset + np.searchsorted(keys, ends[1], side="left")
-        across, position = np.divmod(keys, grid.shape[1])
-        found.append(np.stack([position, across] if along == 0 else [across, position], axis=1))
-        offset += len(keys)
+    low, high, found = _passed(points, nodes)
     # The step from the end of one ring to the start of the next is no edge.
     between = rings[1:-1] - 1
     high[between] = low[between]
@@ -186,14 +173,34 @@ def with_nodes(polygons: np.ndarray, nodes: np.ndarray) -> np.ndarray:
     before = np.concatenate([[0], np.cumsum(extra)])
     edge = np.repeat(np.arange(len(extra)), extra)
     step = np.arange(before[-1]) - before[edge]
-    ascending = (end > start).any(axis=1)[edge]
+    ascending = (points[1:] > points[:-1]).any(axis=1)[edge]
     out = np.empty((len(points) + before[-1], 2))
     out[np.arange(len(points)) + before] = points
-    out[edge + before[edge] + step + 1] = np.concatenate(found)[
-        np.where(ascending, low[edge] + step, high[edge] - 1 - step)
-    ]
-    ring_offsets = rings + before[np.minimum(rings, len(extra))]
-    return shapely.from_ragged_array(kind, out, (ring_offsets, parts))
+    out[edge + before[edge] + step + 1] = found[np.where(ascending, low[edge] + step, high[edge] - 1 - step)]
+    return shapely.from_ragged_array(kind, out, (rings + before[np.minimum(rings, len(extra))], parts))
+
+
+def _passed(points: np.ndarray, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The nodes between successive points on one line.
+
+    Returns:
+        for each step from point to point the first and the stop of its nodes; and all nodes
+        (n, 2), those along rows first, then again along columns.
+    """
+    start, end = points[:-1].astype(np.int64), points[1:].astype(np.int64)
+    level = start[:, 1] == end[:, 1]
+    low, high = np.empty(len(start), np.int64), np.empty(len(start), np.int64)
+    found: list[np.ndarray] = []
+    for along, mine, grid in ((0, level, nodes), (1, ~level, nodes.T)):
+        keys = np.flatnonzero(grid)
+        offset = sum(map(len, found))
+        line = start[mine, 1 - along] * grid.shape[1]
+        ends = np.sort(np.stack([start[mine, along], end[mine, along]]), axis=0) + line
+        low[mine] = offset + np.searchsorted(keys, ends[0], side="right")
+        high[mine] = offset + np.searchsorted(keys, ends[1], side="left")
+        across, position = np.divmod(keys, grid.shape[1])
+        found.append(np.stack([position, across] if along == 0 else [across, position], axis=1))
+    return low, high, np.concatenate(found)
 
 
 def _band_of(labels: np.ndarray, pieces: Traced, pixels: np.ndarray) -> Band:

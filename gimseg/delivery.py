@@ -25,6 +25,7 @@ from gimseg.outputs import move_family
 from gimseg.preflight import Options, Plan
 from gimseg.products import Products
 from gimseg.progress import Progress, silent
+from gimseg.regions import Objects
 from gimseg.stac import Delivered, item_path, write_item
 from gimseg.styles import joint_style, share_style, write_style
 from gimseg.vector_output import driver_of
@@ -244,6 +245,7 @@ class _Courier:
         plan = self.predictor.plan(job.rasters, mask, **{**options, "products": products})
         if job.layers:
             steps = Cleaning(**{name: value for name, value in self.shaping.items() if name in CLEANING_NAMES})
+            Objects(**{name: value for name, value in self.shaping.items() if name in OBJECT_NAMES}).check(steps)
             grid = plan.target
             steps.check(Ground.of(grid.affine, grid.crs.to_wkt() if grid.crs else None, plan.shape), plan.raster.path)
         return plan

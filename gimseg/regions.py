@@ -63,7 +63,7 @@ class Objects:
 
 @dataclass(frozen=True)
 class _Probabilities:
-    """A band of probabilities on the grid of a mask."""
+    """Probabilities on the grid of a mask; of several bands the largest, which is that of the class there."""
 
     raster: NativeRaster
 
@@ -72,7 +72,7 @@ class _Probabilities:
         """Those of a file, else those that the mask is read from.
 
         Raises:
-            RasterError: there are none, or several bands.
+            RasterError: there are none.
             GridError: another grid.
         """
         if path is None and mask.threshold is None:
@@ -80,8 +80,6 @@ class _Probabilities:
                 f"{mask.path} holds classes: to split by probability give --probabilities too, or --instances distance"
             )
         raster = mask.raster if path is None else NativeRaster.open(path)
-        if len(raster.file.bands) != 1:
-            raise RasterError(f"{path} has {len(raster.file.bands)} bands; one is needed to split objects")
         if raster.file.shape != mask.shape or not raster.transform.almost_equals(mask.raster.transform, 1e-6):
             raise GridError(f"{path} is on another grid than {mask.path}: warp it to that one to split objects")
         return cls(raster)
@@ -89,7 +87,10 @@ class _Probabilities:
     def read(self, roi: tuple[slice, slice]) -> np.ndarray:
         """float32 (rows, columns); NaN where there is none."""
         data, valid = self.raster.file.read(roi)
-        return np.where(valid, data[0] * self.raster.scales[0] + self.raster.offsets[0], np.nan).astype(np.float32)
+        scales, offsets = (
+            np.array(numbers)[:, np.newaxis, np.newaxis] for numbers in (self.raster.scales, self.raster.offsets)
+        )
+        return np.where(valid, (data * scales + offsets).max(axis=0), np.nan).astype(np.float32)
 
 
 class Regions:

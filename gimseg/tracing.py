@@ -326,7 +326,7 @@ class _Groups:
             np.concatenate([strip.done.geometries(), closed.polygons]),
             np.concatenate([strip.done_values, closed.values]),
         )
-        into = np.full(joined.count, -1)
+        into = np.full(joined.total, -1)
         into[joined.still_open] = np.arange(len(joined.still_open))
         held: list[list[Traced]] = [[] for _ in joined.still_open]
         done, done_groups = [], []
@@ -347,7 +347,7 @@ class _Groups:
 class _Joined(NamedTuple):
     """Groups after a seam: how many; numbers of the old open ones, of the strip's, of the regions'; which stay open."""
 
-    count: int
+    total: int
     of_old: np.ndarray
     of_strip: np.ndarray
     of_label: np.ndarray

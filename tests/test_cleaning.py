@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import shapely
+from pyproj import CRS
 from rasterio.transform import Affine
 from test_tracing import WORLDS, blobs
 
@@ -16,13 +17,10 @@ from gimseg.ground import Ground
 from gimseg.round_corners import smoothed
 from gimseg.tracing import Traced, trace
 
-UTM = 32633
 PIXEL = 0.5
 
 
 def ground(pixel: float = PIXEL, crs: str | None = "EPSG:32633") -> Ground:
-    from pyproj import CRS
-
     wkt = CRS(crs).to_wkt() if crs else None
     return Ground.of(Affine(pixel, 0, 500_000, 0, -pixel, 5_000_000), wkt, (100, 100))
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import geopandas as gpd
 import numpy as np
 import pytest
 import shapely
@@ -9,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from test_tracing import WORLDS, blobs, in_one_pass
+from worlds import north_up, write_raster
 
 from gimseg.coverage import Simplifier, cover
 from gimseg.tracing import Traced
+from gimseg.vectorization import vectorize
 
 
 class Labels:
@@ -75,3 +80,15 @@ def test_the_tolerance_is_on_the_ground() -> None:
     mask = blobs(100, 5)
     flat, square = covered(mask, 2.0, 50, (2.0, 1.0)), covered(mask, 2.0, 50)
     assert shapely.get_num_coordinates(flat.polygons).sum() > shapely.get_num_coordinates(square.polygons).sum()
+
+
+def test_the_file_holds_a_coverage_whatever_the_block(tmp_path: Path) -> None:
+    mask = write_raster(tmp_path / "mask.tif", blobs(150, 3) + np.uint8(1), transform=north_up(0.5))
+    layers = []
+    for block in (16, 4096):
+        vectorize(mask, tmp_path / "out.gpkg", block=block, simplify_m=1.0, coverage=True, overwrite=True)
+        layers.append(gpd.read_file(tmp_path / "out.gpkg", layer="polygons"))
+    one, other = layers
+    assert shapely.coverage_is_valid(one.geometry.values) and one.is_valid.all()
+    assert sorted(one.to_wkt()["geometry"]) == sorted(other.to_wkt()["geometry"])
+    assert one.area.sum() == pytest.approx(150 * 150 / 4)

@@ -99,7 +99,7 @@ def row(name: str, way: Way, outlines: np.ndarray, drawn: np.ndarray) -> None:
     corners = shapely.get_num_coordinates(made) - 1 - shapely.get_num_interior_rings(made)
     print(
         f"{name:30}{iou.mean():9.3f}{np.median(iou):9.3f}{corners.mean():10.1f}"
-        f"{shapely.hausdorff_distance(made, truth).mean():11.2f}{np.median(angle):10.2f}{len(made):8}"
+        f"{shapely.hausdorff_distance(made, truth).mean():11.2f}{np.median(angle):10.2f}{len(made):8} "
         f"{len(outlines) / max(seconds, 1e-9):10,.0f}",
         flush=True,
     )
