@@ -153,3 +153,22 @@ def test_what_predict_delivers_is_said_by_options(tmp_path: Path, capsys: pytest
     assert main(["predict", str(tmp_path / "a.tif"), "-o", str(out / "x.tif"), "--threshold", "roof=0.3"]) == 1
     assert "no class 'roof'" in capsys.readouterr().err
     assert main(["predict", str(tmp_path / "a.tif"), "--tta", "all"]) == 2
+
+
+def test_vectorize_takes_masks_of_other_tools(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mask = write_raster(tmp_path / "yes.tif", np.kron([[0, 255], [255, 3]], np.ones((5, 5))).astype(np.uint8))
+    assert run("vectorize", mask, "-o", tmp_path / "a.fgb", "--values", "255") == 0
+    assert open_layer(tmp_path / "a.fgb").count == 2
+    shares = write_raster(tmp_path / "p.tif", np.full((2, 10, 10), 0.75, np.float32), descriptions=["roof", "tree"])
+    asked = ("--threshold", "0.7", "--band", "tree")
+    assert run("vectorize", shares, "-o", tmp_path / "b.parquet", *asked) == 0
+    frame = geopandas.read_parquet(tmp_path / "b.parquet")
+    assert frame["class"].tolist() == ["tree"] and frame["confidence"].tolist() == [0.75]
+    capsys.readouterr()
+    assert run("vectorize", mask, "-o", tmp_path / "c.fgb", "--values", "1-") == 1
+    assert "as 1,5-7" in capsys.readouterr().err
+    assert (
+        run("vectorize", write_raster(tmp_path / "m.tif", np.full((4, 4), 255, np.uint8)), "-o", tmp_path / "d.shp")
+        == 0
+    )
+    assert "--values 255" in capsys.readouterr().out
