@@ -16,15 +16,19 @@ from gimseg.assembly import RUN_TAG, name_counts
 from gimseg.averaging import Models
 from gimseg.cleaning import CLEANING_NAMES, Cleaning
 from gimseg.errors import GimsegError, PredictionError
+from gimseg.footprints import further_layers
 from gimseg.ground import Ground
 from gimseg.inference import ENGINE_NAMES, Prediction, Predictor
 from gimseg.jobs import Job, Paths, default_outputs, plan_jobs
 from gimseg.models import Model
 from gimseg.outputs import move_family
 from gimseg.preflight import Options, Plan
+from gimseg.products import Products
 from gimseg.progress import Progress, silent
+from gimseg.regions import Objects
 from gimseg.stac import Delivered, item_path, write_item
 from gimseg.styles import joint_style, share_style, write_style
+from gimseg.vector_output import driver_of
 from gimseg.vectorization import OBJECT_NAMES, Vectorized, vectorize
 
 __all__ = ["Delivery", "default_outputs", "deliver", "deliver_each", "rehearse"]
@@ -89,7 +93,7 @@ def deliver_each(
         rasters: georeferenced images, and patterns of their names.
         model: a Model, its folder, or ``"builtin"``; several are averaged.
         outputs: ``.tif`` the mask; ``.shp``, ``.gpkg``, ``.fgb``, ``.geojson``,
-            ``.parquet`` the polygons; a folder; names with ``{stem}`` for several rasters; see
+            ``.geojsonl``, ``.parquet`` the polygons; a folder; names with ``{stem}`` for several rasters; see
             :func:`gimseg.jobs.plan_jobs`. None: see :func:`gimseg.jobs.default_outputs`.
         mosaic: all rasters are one.
         stac: write a STAC item beside the mask.
@@ -168,7 +172,7 @@ class _Courier:
             plan = self._plan(job, job.named, **self.options)
             self._announce(plan, job)
             delivery = Delivery(self.predictor.run(plan, progress=self.progress), job.mask, None)
-        rasters = plan.options.products.files(job.named)
+        rasters = self.products.files(job.named)
         for name, path in rasters.items():
             write_style(path, share_style(name))
         if job.mask is not None:
@@ -178,6 +182,11 @@ class _Courier:
         item = self._write_item(job, plan, rasters) if self.stac else None
         beside = [path for name, path in rasters.items() if name != "classes"]
         return replace(delivery, beside=(*beside, *([item] if item else [])))
+
+    @property
+    def products(self) -> Products:
+        """What is delivered of each pixel."""
+        return Options(**self.options).products
 
     def check(self, job: Job) -> Plan:
         """Refuse a job that cannot start; leaves nothing behind."""
@@ -198,11 +207,21 @@ class _Courier:
         plan = self._plan_waiting(job, waiting / job.named.name)
         self._announce(plan, job)
         prediction = _finished(plan) or self.predictor.run(plan, progress=self.progress)
-        overwrite = bool(self.options.get("overwrite"))
-        made = vectorize(plan.output, job.layers, overwrite=overwrite, progress=self.progress, **self.shaping)
-        if job.mask is None:
-            for name in [plan.output.name, f"{plan.output.name}.aux.xml"]:
-                (waiting / name).unlink(missing_ok=True)
+        files = plan.options.products.files(plan.output)
+        made = vectorize(
+            plan.output,
+            job.layers,
+            probabilities=files["probabilities"],
+            layers=further_layers(plan) if any(driver_of(path) == "GPKG" for path in job.layers) else (),
+            overwrite=bool(self.options.get("overwrite")),
+            progress=self.progress,
+            **self.shaping,
+        )
+        kept = self.products.files(plan.output)
+        for name in [] if job.mask else [plan.output.name, f"{plan.output.name}.aux.xml"]:
+            (waiting / name).unlink(missing_ok=True)
+        for name in files.keys() - kept.keys():
+            files[name].unlink()
         move_family(waiting, job.named)
         shutil.rmtree(waiting)
         notes = tuple(note.replace(str(waiting), str(job.named.parent)) for note in prediction.notes)
@@ -221,9 +240,12 @@ class _Courier:
             raise
 
     def _plan(self, job: Job, mask: Path, **options: Any) -> Plan:
-        plan = self.predictor.plan(job.rasters, mask, **options)
+        # The confidence of polygons is made of probabilities.
+        products = replace(self.products, probabilities=self.products.probabilities or bool(job.layers))
+        plan = self.predictor.plan(job.rasters, mask, **{**options, "products": products})
         if job.layers:
             steps = Cleaning(**{name: value for name, value in self.shaping.items() if name in CLEANING_NAMES})
+            Objects(**{name: value for name, value in self.shaping.items() if name in OBJECT_NAMES}).check(steps)
             grid = plan.target
             steps.check(Ground.of(grid.affine, grid.crs.to_wkt() if grid.crs else None, plan.shape), plan.raster.path)
         return plan
@@ -260,7 +282,7 @@ def _folders(model: Models) -> tuple[str | os.PathLike[str], ...]:
 
 def _finished(plan: Plan) -> Prediction | None:
     """The mask of this very run, if an earlier start of it was stopped at the polygons."""
-    if not plan.output.exists():
+    if not all(path.exists() for path in (plan.output, *plan.options.products.files(plan.output).values())):
         return None
     with rasterio.open(plan.output) as mask:
         if mask.tags().get(RUN_TAG) != plan.run_id:

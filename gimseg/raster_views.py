@@ -354,15 +354,13 @@ class _PixelMap:
 
     def source_of(self, roi: Roi, shape: tuple[int, int]) -> Roi | None:
         """What of a file of `shape`, margins included, a region of the grid needs; None where nothing."""
-        return self._window([(part.start, part.stop) for part in roi], shape)
+        rows, cols = roi
+        return self.window((rows.start, cols.start), (rows.stop - rows.start, cols.stop - cols.start), shape)
 
     def window(self, origin: tuple[int, int], size: tuple[int, int], shape: tuple[int, int]) -> Roi | None:
         """What of a file of `shape`, margins included, a chunk at `origin` needs; None where nothing."""
-        return self._window([(start, start + length) for start, length in zip(origin, size, strict=True)], shape)
-
-    def _window(self, spans: list[tuple[int, int]], shape: tuple[int, int]) -> Roi | None:
-        rows, cols = (np.linspace(*span, 2 if self.affine is not None else 17) for span in spans)
-        ys, xs = np.meshgrid(rows, cols, indexing="ij")
+        steps = np.linspace(0, 1, 2 if self.affine is not None else 17)
+        ys, xs = np.meshgrid(origin[0] + steps * size[0], origin[1] + steps * size[1], indexing="ij")
         xs, ys = self._locate(xs.ravel(), ys.ravel())
         finite = np.isfinite(xs) & np.isfinite(ys)
         if not finite.any():

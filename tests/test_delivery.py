@@ -38,7 +38,7 @@ def test_endings_say_what_is_wanted(image: Path, tmp_path: Path) -> None:
     only_layer = deliver(image, brightness_model(), out / "p.gpkg")
     assert only_layer.mask is None and only_layer.layers and only_layer.layers.count == 5
     assert names(out) == {"m.tif", "m.tif.aux.xml", "m.qml", "p.gpkg", "p.qml"}
-    frame = geopandas.read_file(out / "p.gpkg")
+    frame = geopandas.read_file(out / "p.gpkg", layer="polygons")
     assert list(frame["area_m2"].round(0)) == pytest.approx([96] * 5, rel=0.01) and set(frame["class"]) == {"bright"}
 
 

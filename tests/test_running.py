@@ -147,9 +147,8 @@ def test_out_of_memory_halves_the_batch_then_the_window_and_says_so(tmp_path: Pa
     done = predictor.predict(raster, tmp_path / "mask.tif", window=64)
     sizes = list(dict.fromkeys(shape[0] * shape[1] * shape[2] for shape in backend.shapes))
     assert sizes == sorted(sizes, reverse=True)
-    assert next(note for note in done.notes if "out of memory" in note).endswith(
-        "went on with 1 window of 64 px at once"
-    )
+    told = next(note for note in done.notes if "out of memory" in note)
+    assert told.endswith("went on with 1 window of 64 px at once")
     whole = predict(raster, predictor.model, output=tmp_path / "whole.tif")
     assert np.array_equal(read(done.path), read(whole.path))
     assert done.resumed == 0
