@@ -1,4 +1,4 @@
-"""A raster to all the files that are asked for: mask, polygons, styles."""
+"""A raster to all the files that are asked for: mask, polygons, styles, QGIS project."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ from gimseg.models import Model
 from gimseg.outputs import check_outputs, move_family
 from gimseg.preflight import Plan
 from gimseg.progress import Progress, silent
+from gimseg.qgis import is_project, write_project
+from gimseg.result_projects import Results, project_of
 from gimseg.styles import joint_style, write_style
 from gimseg.vector_output import driver_of
 from gimseg.vectorization import Vectorized, vectorize
+from gimseg.vectors import open_layer
 
 _MASKS = (".tif", ".tiff")
 
@@ -33,17 +36,20 @@ class Delivery:
         prediction: the mask and its counts; its path is None if no mask was asked for.
         mask: where the mask lies, if it was asked for.
         layers: the polygons, if they were asked for.
+        projects: the QGIS projects that show them, if they were asked for.
     """
 
     prediction: Prediction
     mask: Path | None
     layers: Vectorized | None
+    projects: tuple[Path, ...] = ()
 
     def text(self) -> str:
         """Lines for people."""
         lines = [self.prediction.text()]
         if self.layers is not None:
             lines.append(f"{self.layers.count:,} polygons in {', '.join(map(str, self.layers.paths))}")
+        lines += [f"{path}: all of it over the image, for QGIS" for path in self.projects]
         return "\n".join(lines)
 
 
@@ -79,7 +85,9 @@ def deliver(
         raster: georeferenced image.
         model: a Model, its folder, or ``"builtin"``.
         outputs: ``.tif`` the mask; ``.shp``, ``.gpkg``, ``.fgb``, ``.geojson``,
-            ``.parquet`` the polygons; none: see :func:`default_outputs`.
+            ``.parquet`` the polygons; ``.qgz`` a QGIS project that shows them over the image,
+            and where nothing else is named, the mask and a Shapefile beside it; none: see
+            :func:`default_outputs`.
         min_area_m2: polygons below this area are dropped, m².
         simplify_m: polygons are simplified within this tolerance, m.
         device: see :class:`gimseg.inference.Predictor`.
@@ -93,8 +101,11 @@ def deliver(
     """
     given = [outputs] if isinstance(outputs, (str, os.PathLike)) else list(outputs)
     paths = [Path(path) for path in given or default_outputs(raster)]
+    projects = [path for path in paths if is_project(path)]
+    if projects == paths:
+        paths += [projects[0].with_name(name) for name in default_outputs(projects[0])]
     masks = [path for path in paths if path.suffix.lower() in _MASKS]
-    layers = [path for path in paths if path not in masks]
+    layers = [path for path in paths if path not in (*masks, *projects)]
     if len(masks) > 1:
         raise OutputError(f"{masks[0]} and {masks[1]}: one mask is written, give one .tif")
     inputs = [path for path in (raster, options.get("aoi")) if path is not None]
@@ -108,7 +119,7 @@ def deliver(
             tell(plan.text())
         prediction = predictor.run(plan, progress=progress)
         _style(predictor.model, masks[0])
-        return Delivery(prediction, masks[0], None)
+        return _with_projects(Delivery(prediction, masks[0], None), projects, plan)
     # The mask waits in a hidden folder for its polygons, so that a run that is stopped
     # in between leaves nothing that looks finished, and loses nothing.
     name = (masks or [layers[0].with_suffix(".tif")])[0].name
@@ -130,7 +141,7 @@ def deliver(
         _style(predictor.model, masks[0])
     shutil.rmtree(waiting)
     prediction = replace(prediction, path=masks[0] if masks else layers[0])
-    return Delivery(prediction, masks[0] if masks else None, made)
+    return _with_projects(Delivery(prediction, masks[0] if masks else None, made), projects, plan)
 
 
 def _plan(
@@ -151,6 +162,23 @@ def _plan(
         if fresh:
             shutil.rmtree(mask.parent)
         raise
+
+
+def _with_projects(made: Delivery, projects: Sequence[Path], plan: Plan) -> Delivery:
+    if not projects:
+        return made
+    aoi = plan.options.aoi
+    results = Results(
+        raster=plan.raster,
+        legend=plan.legend,
+        polygons=made.layers.paths if made.layers else (),
+        mask=made.mask,
+        aoi=None if aoi is None else open_layer(aoi, crs=plan.options.vector_crs),
+    )
+    title = f"{Path(plan.raster.path).stem} by {plan.identity['model']['name']}"
+    for path in projects:
+        write_project(path, project_of(results, title))
+    return replace(made, projects=tuple(projects))
 
 
 def _style(model: Model, mask: Path) -> None:
