@@ -20,13 +20,14 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
 from qgis.core import (
     QgsApplication,
@@ -57,14 +58,15 @@ GRACE_S = 20.0
 # QGIS points these at its own libraries, which those in gimseg's environment must not load.
 NOT_FOR_CHILDREN = ("PYTHONPATH", "PYTHONHOME", "GDAL_DATA", "GDAL_DRIVER_PATH", "PROJ_LIB", "PROJ_DATA", "LD_LIBRARY_PATH")
 
+PROGRESS = re.compile(r"(?P<task>\S.*?) +(?P<share>\d{1,3})%  ")  # as in "predict  45%  3/7 Mpx  12 s left"
+
 Parameters = dict[str, Any]
 
 
 # --- what the algorithms are ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """One parameter of an algorithm, and how it is given to gimseg.
 
     Args:
@@ -78,15 +80,13 @@ class Option:
     advanced: bool = False
 
 
-@dataclass(frozen=True)
-class Verb:
+class Verb(NamedTuple):
     """One command of gimseg as an algorithm; plain arguments first.
 
     Args:
         name: as on the command line; ``correct start`` too.
         text: what it does, for the dialog.
         options: in the order of the dialog; those of :data:`COMMON` follow.
-        runs: outputs that are made together; nothing runs where none of them is asked for.
     """
 
     name: str
@@ -246,31 +246,31 @@ def run(command: list[str], feedback: QgsProcessingFeedback) -> bool:
     Raises:
         QgsProcessingException: it failed; the message is its own.
     """
-    process = start(command, feedback)
     last: deque[str] = deque(maxlen=20)
     task = ""
-    try:
-        for line in read_lines(process):
-            if feedback.isCanceled():
-                stop(process)
-                feedback.pushInfo("Cancelled. Finished parts are kept: run it again in the same way to go on.")
-                return False
-            if line is None:
-                continue
-            found = re.match(r"(?P<task>\S.*?)\s+(?P<share>\d{1,3})%", line)
-            if found:
-                if found["task"] != task:
-                    task = found["task"]
-                    feedback.setProgressText(task)
-                feedback.setProgress(float(found["share"]))
-            last.append(line)
-            feedback.pushConsoleInfo(line)
-        if process.wait():
-            told = [line for line in last if line.startswith("Error: ")] or list(last)
-            raise QgsProcessingException("\n".join(told) or f"gimseg ended with status {process.returncode}")
-    finally:
-        if process.poll() is None:
+    with start(command, feedback) as process:
+        try:
+            for line in read_lines(process):
+                if feedback.isCanceled():
+                    stop(process)
+                    feedback.pushInfo("Cancelled. Finished parts are kept: run it again in the same way to go on.")
+                    return False
+                if line is None:
+                    continue
+                found = PROGRESS.match(line)
+                if found:
+                    if found["task"] != task:
+                        task = found["task"]
+                        feedback.setProgressText(task)
+                    feedback.setProgress(float(found["share"]))
+                last.append(line)
+                feedback.pushConsoleInfo(line)
+        except BaseException:
             stop(process)
+            raise
+    if process.returncode:
+        told = [line for line in last if line.startswith("Error: ")] or list(last)
+        raise QgsProcessingException("\n".join(told) or f"gimseg ended with status {process.returncode}")
     return True
 
 
@@ -278,17 +278,15 @@ def run(command: list[str], feedback: QgsProcessingFeedback) -> bool:
 
 
 class Styled(QgsProcessingLayerPostProcessorInterface):
-    """Gives a layer the style that gimseg wrote beside it."""
+    """Gives a layer the style that gimseg left with it, whatever style the toolbox has for new layers."""
 
     # QGIS does not keep Python's side of a post-processor alive.
     alive: list[Styled] = []  # noqa: RUF012
 
     def postProcessLayer(self, layer: Any, context: Any, feedback: Any) -> None:
         """Called by QGIS once the layer is on the map."""
-        style = Path(layer.source().partition("|")[0]).with_suffix(".qml")
-        if style.exists():
-            layer.loadNamedStyle(str(style))
-            layer.triggerRepaint()
+        layer.loadDefaultStyle()
+        layer.triggerRepaint()
 
 
 class Gimseg(QgsProcessingProvider):
@@ -314,9 +312,6 @@ class Gimseg(QgsProcessingProvider):
         def shortHelpString(self) -> str:
             return self.verb.text
 
-        def helpUrl(self) -> str:
-            return ""
-
         @property
         def options(self) -> tuple[Option, ...]:
             """Those of the verb, and those that all have."""
@@ -335,13 +330,14 @@ class Gimseg(QgsProcessingProvider):
             given = self.parameterAsString(parameters, COMMAND, context) or find_command()
             command = [*split_command(given), *self.verb.name.split()]
             outputs: dict[str, str] = {}
-            for option in self.verb.options + COMMON[:1]:
-                definition = option.make()
-                value = self.value(definition, parameters, context)
+            for option, definition in zip(self.options, self.parameterDefinitions()):  # noqa: B905 (Python 3.9)
+                if definition.name() in (COMMAND, EXTRA):
+                    continue
+                value = self.value(definition, parameters, context, feedback)
                 if value is None:
                     continue
                 if definition.isDestination():
-                    outputs[definition.name()] = value
+                    outputs[definition.name()] = str(value)
                 command += [option.flag] if value is True else [option.flag, value] if option.flag else [value]
             command += shlex.split(self.parameterAsString(parameters, EXTRA, context))
             if not run(command, feedback):
@@ -350,7 +346,11 @@ class Gimseg(QgsProcessingProvider):
             return outputs
 
         def value(
-            self, definition: QgsProcessingParameterDefinition, parameters: Parameters, context: QgsProcessingContext
+            self,
+            definition: QgsProcessingParameterDefinition,
+            parameters: Parameters,
+            context: QgsProcessingContext,
+            feedback: QgsProcessingFeedback,
         ) -> str | bool | None:
             """What gimseg is given for a parameter; None: nothing."""
             name, kind = definition.name(), definition.type()
@@ -370,7 +370,7 @@ class Gimseg(QgsProcessingProvider):
             if kind == "vector":
                 # Layers in memory, filtered ones, and one of several in a GeoPackage go through a file of their own.
                 return self.parameterAsCompatibleSourceLayerPath(
-                    parameters, name, context, ["shp", "geojson", "fgb"], "geojson"
+                    parameters, name, context, ["shp", "geojson", "fgb"], "gpkg", feedback
                 )
             if definition.isDestination():
                 return self.parameterAsOutputLayer(parameters, name, context)
@@ -391,8 +391,9 @@ class Gimseg(QgsProcessingProvider):
         return "gimseg"
 
     def loadAlgorithms(self) -> None:
-        for verb in VERBS:
-            self.addAlgorithm(self.Algorithm(verb))
+        self.kept = [self.Algorithm(verb) for verb in VERBS]
+        for algorithm in self.kept:
+            self.addAlgorithm(algorithm)
 
     def supportedOutputVectorLayerExtensions(self) -> list[str]:
         return ["gpkg", "shp", "fgb", "geojson", "parquet"]
@@ -412,7 +413,10 @@ def register() -> None:
     registry = QgsApplication.processingRegistry()
     if registry.providerById("gimseg"):
         registry.removeProvider("gimseg")
-    registry.addProvider(Gimseg())
+    provider = Gimseg()
+    registry.addProvider(provider)
+    # QGIS keeps neither this module nor Python's side of the provider alive; what stands in sys.modules stays.
+    sys.modules.setdefault("gimseg_in_qgis", ModuleType("gimseg_in_qgis")).provider = provider
 
 
 register()
