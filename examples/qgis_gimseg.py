@@ -10,6 +10,7 @@ the PATH. ``/home/me/.venv/bin/gimseg`` and ``/home/me/.venv/bin/python -m gimse
 
 To add a command of gimseg, add a ``Verb`` to ``VERBS``.
 """
+# ruff: noqa: N802 (methods have the names that QGIS calls them by)
 
 from __future__ import annotations
 
@@ -25,7 +26,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -56,7 +56,15 @@ COMMAND, EXTRA = "COMMAND", "EXTRA"
 DEVICES = ("auto", "cpu", "cuda")
 GRACE_S = 20.0
 # QGIS points these at its own libraries, which those in gimseg's environment must not load.
-NOT_FOR_CHILDREN = ("PYTHONPATH", "PYTHONHOME", "GDAL_DATA", "GDAL_DRIVER_PATH", "PROJ_LIB", "PROJ_DATA", "LD_LIBRARY_PATH")
+NOT_FOR_CHILDREN = (
+    "PYTHONPATH",
+    "PYTHONHOME",
+    "GDAL_DATA",
+    "GDAL_DRIVER_PATH",
+    "PROJ_LIB",
+    "PROJ_DATA",
+    "LD_LIBRARY_PATH",
+)
 
 PROGRESS = re.compile(r"(?P<task>\S.*?) +(?P<share>\d{1,3})%  ")  # as in "predict  45%  3/7 Mpx  12 s left"
 
@@ -377,9 +385,9 @@ class Gimseg(QgsProcessingProvider):
             return self.parameterAsString(parameters, name, context)
 
         def style(self, outputs: dict[str, str], context: QgsProcessingContext) -> None:
-            """Give the layers that QGIS will put on the map names and colours."""
+            """Have the layers that QGIS will put on the map styled."""
             Styled.alive.clear()
-            for name, path in outputs.items():
+            for path in outputs.values():
                 if context.willLoadLayerOnCompletion(path):
                     Styled.alive.append(Styled())
                     context.layerToLoadOnCompletionDetails(path).setPostProcessor(Styled.alive[-1])
