@@ -222,9 +222,9 @@ def product_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--output",
     type=click.Path(),
     multiple=True,
-    help="What to write, by its ending: .tif the mask; .shp .gpkg .fgb .geojson .geojsonl .parquet the polygons. "
-    "Several times for several. For several rasters a folder, or names with {stem}. [default: RASTER_segments.tif "
-    "and .shp in the current folder]",
+    help="What to write, by its ending: .tif the mask; .shp .gpkg .fgb .geojson .geojsonl .parquet the polygons; .qgz "
+    "a QGIS project. Several times for several. For several rasters a folder, or names with {stem}. [default: "
+    "RASTER_segments.tif and .shp in the current folder]",
 )
 @click.option("--aoi", type=click.Path(exists=True), help="Only inside these polygons.")
 @click.option("--bands", help="Bands of the raster to use, as 1,2,3. [default: those of the model]")

@@ -1,4 +1,4 @@
-"""Rasters to all the files that are asked for: mask, polygons, probabilities, styles, a STAC item."""
+"""Rasters to all the files that are asked for: mask, polygons, probabilities, styles, QGIS project, STAC item."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ from gimseg.outputs import move_family
 from gimseg.preflight import Options, Plan
 from gimseg.products import Products
 from gimseg.progress import Progress, silent
+from gimseg.qgis import write_project
 from gimseg.regions import Objects
+from gimseg.result_projects import Results, project_of
 from gimseg.stac import Delivered, item_path, write_item
 from gimseg.styles import joint_style, share_style, write_style
 from gimseg.vector_output import driver_of
 from gimseg.vectorization import OBJECT_NAMES, Vectorized, vectorize
+from gimseg.vectors import open_layer
 
 __all__ = ["Delivery", "default_outputs", "deliver", "deliver_each", "rehearse"]
 
@@ -43,12 +46,14 @@ class Delivery:
         mask: where the mask lies, if it was asked for.
         layers: the polygons, if they were asked for.
         beside: what else was asked for: probabilities, uncertainty, the STAC item.
+        projects: the QGIS projects that show them, if they were asked for.
     """
 
     prediction: Prediction
     mask: Path | None
     layers: Vectorized | None
     beside: tuple[Path, ...] = ()
+    projects: tuple[Path, ...] = ()
 
     def text(self) -> str:
         """Lines for people."""
@@ -57,6 +62,7 @@ class Delivery:
             lines.append(f"{self.layers.count:,} polygons in {', '.join(map(str, self.layers.paths))}")
         if self.beside:
             lines.append(f"beside it {', '.join(path.name for path in self.beside)}")
+        lines += [f"{path}: all of it over the image, for QGIS" for path in self.projects]
         return "\n".join(lines)
 
 
@@ -93,7 +99,8 @@ def deliver_each(
         rasters: georeferenced images, and patterns of their names.
         model: a Model, its folder, or ``"builtin"``; several are averaged.
         outputs: ``.tif`` the mask; ``.shp``, ``.gpkg``, ``.fgb``, ``.geojson``,
-            ``.geojsonl``, ``.parquet`` the polygons; a folder; names with ``{stem}`` for several rasters; see
+            ``.geojsonl``, ``.parquet`` the polygons; ``.qgz`` a QGIS project that shows them over
+            the image, and where nothing else is named, the mask and a Shapefile beside it; a folder; names with ``{stem}`` for several rasters; see
             :func:`gimseg.jobs.plan_jobs`. None: see :func:`gimseg.jobs.default_outputs`.
         mosaic: all rasters are one.
         stac: write a STAC item beside the mask.
@@ -181,7 +188,26 @@ class _Courier:
             rasters = {"classes": job.mask, **rasters}
         item = self._write_item(job, plan, rasters) if self.stac else None
         beside = [path for name, path in rasters.items() if name != "classes"]
-        return replace(delivery, beside=(*beside, *([item] if item else [])))
+        delivery = replace(delivery, beside=(*beside, *([item] if item else [])), projects=job.projects)
+        self._write_projects(delivery, plan, rasters)
+        return delivery
+
+    def _write_projects(self, made: Delivery, plan: Plan, rasters: Mapping[str, Path]) -> None:
+        if not made.projects:
+            return
+        aoi = plan.options.aoi
+        results = Results(
+            raster=plan.raster,
+            legend=plan.legend,
+            polygons=made.layers.paths if made.layers else (),
+            mask=made.mask,
+            aoi=None if aoi is None else open_layer(aoi, crs=plan.options.vector_crs),
+            uncertainty=rasters.get("uncertainty"),
+            probabilities=rasters.get("probabilities"),
+        )
+        project = project_of(results, f"{Path(plan.raster.path).stem} by {plan.identity['model']['name']}")
+        for path in made.projects:
+            write_project(path, project)
 
     @property
     def products(self) -> Products:
