@@ -27,6 +27,7 @@ MILD = replace(
     band_brightness=0.15,
     grey=0.05,
     hue=12.0,
+    levelled=0.0,
 )
 ANY_HUE = replace(
     STRONG,

