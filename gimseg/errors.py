@@ -11,11 +11,13 @@ one, so that a caller who knows nothing of gimseg can catch it::
     ├── LegendError        (ValueError)    class names, values, colours
     ├── DatasetError       (ValueError)    images and ground truth that do not fit
     ├── LossError          (ValueError)    a loss or metric asked for wrongly
+    ├── RefinementError    (ValueError)    post-processing asked for wrongly
     ├── TilingError        (ValueError)    window, halo, stride, block
     ├── ModelError         (ValueError)    network, recipe, model folder
     ├── TrainingError      (RuntimeError)  training cannot start or go on
     ├── PredictionError    (RuntimeError)  prediction cannot start or go on
     ├── ResumeError        (RuntimeError)  finished parts belong to another run
+    ├── CorrectionError    (ValueError)    a correction that cannot be used
     └── OutputError        (OSError)       an output that cannot or must not be written
 """
 
@@ -50,6 +52,10 @@ class LossError(GimsegError, ValueError):
     """A loss or a metric was asked for wrongly."""
 
 
+class RefinementError(GimsegError, ValueError):
+    """Post-processing was asked for wrongly."""
+
+
 class TilingError(GimsegError, ValueError):
     """Window, halo, stride and block do not fit together."""
 
@@ -68,6 +74,10 @@ class PredictionError(GimsegError, RuntimeError):
 
 class ResumeError(GimsegError, RuntimeError):
     """Finished parts belong to another run."""
+
+
+class CorrectionError(GimsegError, ValueError):
+    """A correction cannot be used as it was drawn or asked for."""
 
 
 class OutputError(GimsegError, OSError):

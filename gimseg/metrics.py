@@ -6,9 +6,9 @@ rasters is that of their pixels together, not a mean of means.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,8 +16,29 @@ from numpy.typing import ArrayLike, NDArray
 from gimseg.errors import LossError
 from gimseg.legend import UNLABELLED
 
+CLASS_SCORES = ("iou", "f1", "precision", "recall", "specificity", "mcc")
+"""Scores that each class has."""
+
 # Pixels counted at a time: the counting needs 16 bytes a pixel.
 _CHUNK = 1 << 20
+
+
+class _Counts(NamedTuple):
+    """Pixels of a class against the rest."""
+
+    hits: int
+    false_alarms: int
+    misses: int
+    rest: int
+
+
+_PARTS: dict[str, Callable[[_Counts], tuple[float, float]]] = {
+    "iou": lambda n: (n.hits, n.hits + n.false_alarms + n.misses),
+    "f1": lambda n: (2 * n.hits, 2 * n.hits + n.false_alarms + n.misses),
+    "precision": lambda n: (n.hits, n.hits + n.false_alarms),
+    "recall": lambda n: (n.hits, n.hits + n.misses),
+    "specificity": lambda n: (n.rest, n.rest + n.false_alarms),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +156,73 @@ class Confusion:
         return _ratio(self._hits, self.support)
 
     @property
+    def specificity(self) -> NDArray[np.float64]:
+        """TN / (TN + FP): of what is not of the class, the share that was not taken for it."""
+        others = self.total - self.support
+        return _ratio(others - (self._predicted - self._hits), others)
+
+    @property
+    def mcc(self) -> NDArray[np.float64]:
+        """Matthews correlation of each class against the rest, -1 to 1; NaN where truth or prediction is constant.
+
+        Source: Matthews 1975, Biochim. Biophys. Acta 405(2), 442-451.
+        """
+        # Products of four counts overflow int64 beyond some 50 thousand pixels each.
+        hits, true, given, total = (
+            np.asarray(counts, np.float64) for counts in (self._hits, self.support, self._predicted, self.total)
+        )
+        spread = np.sqrt(true) * np.sqrt(given) * np.sqrt(total - true) * np.sqrt(total - given)
+        return _ratio(hits * total - true * given, spread)
+
+    @property
+    def kappa(self) -> float:
+        """Cohen's kappa: agreement beyond chance, 1 at most; NaN where chance alone agrees fully.
+
+        Source: Cohen 1960, Educ. Psychol. Meas. 20(1), 37-46.
+        """
+        total = np.float64(self.total)
+        by_chance = _ratio((self.support.astype(np.float64) * self._predicted).sum(), total * total)
+        return float(_ratio(self.accuracy - by_chance, 1 - by_chance))
+
+    def average(self, score: str, how: str = "macro", *, background: bool = False) -> float:
+        """One number for all classes.
+
+        Args:
+            score: ``iou``, ``f1``, ``precision``, ``recall``, ``specificity`` or ``mcc``.
+            how: ``macro``, the mean of the classes that have a score; ``weighted``, that
+                mean by true pixels; ``micro``, the score of hits, misses and false alarms
+                of the classes added up (not for ``mcc``).
+            background: whether class 0 takes part.
+
+        Raises:
+            LossError: a name that is not known.
+
+        Example:
+            >>> table = Confusion([[5, 1, 0], [0, 8, 1], [1, 0, 2]])
+            >>> round(table.average("f1"), 3), round(table.average("f1", "micro"), 3)
+            (0.778, 0.833)
+        """
+        if score not in CLASS_SCORES or how not in ("macro", "weighted", "micro") or (score, how) == ("mcc", "micro"):
+            raise LossError(
+                f"average({score!r}, {how!r}): needed are one of {', '.join(CLASS_SCORES)} and macro, weighted or "
+                "micro (mcc has no micro average)"
+            )
+        first = 0 if background else 1
+        if how == "micro":
+            return float(_ratio(*_PARTS[score](self._pooled(first))))
+        scores, weights = getattr(self, score)[first:], self.support[first:].astype(np.float64)
+        known = ~np.isnan(scores)
+        if how == "macro":
+            return float(scores[known].mean()) if known.any() else float("nan")
+        return float(_ratio((scores[known] * weights[known]).sum(), weights[known].sum()))
+
+    def _pooled(self, first: int) -> _Counts:
+        """Hits, false alarms, misses and true negatives of all classes from `first` on."""
+        hits, true, given = (counts[first:].sum() for counts in (self._hits, self.support, self._predicted))
+        pixels = self.total * (len(self.matrix) - first)
+        return _Counts(hits, given - hits, true - hits, pixels - true - given + hits)
+
+    @property
     def accuracy(self) -> float:
         """Share of pixels whose class is right; NaN without a pixel."""
         return float(_ratio(self._hits.sum(), self.matrix.sum()))
@@ -166,7 +254,7 @@ class Confusion:
             labels = ["background", *labels]
         if len(labels) != classes or len(set(labels)) != classes:
             raise LossError(f"given are the names {labels}, needed are {classes} different ones (or one less)")
-        columns = {name: getattr(self, name) for name in ("iou", "f1", "precision", "recall")}
+        columns = {name: getattr(self, name) for name in CLASS_SCORES}
         return {
             "classes": {
                 label: {name: _jsonable(column[i]) for name, column in columns.items()}
@@ -175,6 +263,7 @@ class Confusion:
             },
             "mean_iou": _jsonable(self.mean_iou),
             "accuracy": _jsonable(self.accuracy),
+            "kappa": _jsonable(self.kappa),
             "pixels": self.total,
             "confusion": self.matrix.tolist(),
         }

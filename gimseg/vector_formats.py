@@ -113,6 +113,20 @@ def find_kind(path: str) -> str:
     return kind
 
 
+def layer_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Names of the layers with geometries, in the file's order.
+
+    Raises:
+        VectorError: missing, damaged, or none of the formats that are read.
+    """
+    path = os.fspath(path)
+    kind = find_kind(path)
+    if kind == "GeoParquet":
+        return (Path(path).stem,)
+    with _readable(path, kind):
+        return tuple(str(name) for name, geometry in pyogrio.list_layers(_address(path, kind)) if geometry is not None)
+
+
 def read_columns(source: Source, column: str | None, bounds: Bounds | None) -> tuple[np.ndarray, np.ndarray | None]:
     """Geometries, flat, and one attribute of the features that may meet a box.
 

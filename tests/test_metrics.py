@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,10 @@ from hypothesis.extra.numpy import arrays
 
 from gimseg.errors import LossError
 from gimseg.metrics import Confusion
+from gimseg.torchvision_ops import declare_missing_operators
+
+declare_missing_operators()
+import torchmetrics.functional as reference  # noqa: E402
 
 CLASSES = 4
 masks = arrays(np.uint8, (6, 7), elements=st.sampled_from([0, 1, 2, 3, 255]))
@@ -140,3 +145,52 @@ def test_what_is_no_table_is_refused_with_what_was_given(wrong, words: str) -> N
 def test_metrics_need_no_torch() -> None:
     code = "import sys, gimseg.metrics; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(masks, masks)
+def test_scores_agree_with_torchmetrics(truth: np.ndarray, prediction: np.ndarray) -> None:
+    counted = (truth != 255) & (prediction != 255)
+    if not counted.any():
+        return
+    table = Confusion.of(truth, prediction, CLASSES)
+    true, given_ = (torch.from_numpy(mask[counted].astype(np.int64)) for mask in (truth, prediction))
+    task: dict[str, Any] = {"task": "multiclass", "num_classes": CLASSES}
+    specificity = reference.specificity(given_, true, average="none", **task)
+    known = ~np.isnan(table.specificity)
+    np.testing.assert_allclose(table.specificity[known], specificity.numpy()[known], atol=1e-6)
+    if not np.isnan(table.kappa):
+        assert table.kappa == pytest.approx(float(reference.cohen_kappa(given_, true, **task)), abs=1e-5)
+    micro = reference.f1_score(given_, true, average="micro", **task)
+    assert table.average("f1", "micro", background=True) == pytest.approx(float(micro), abs=1e-6)
+    for value in range(CLASSES):
+        if not np.isnan(table.mcc[value]):
+            one = reference.matthews_corrcoef(given_ == value, true == value, task="binary")
+            assert table.mcc[value] == pytest.approx(float(one), abs=1e-5)
+
+
+def test_counts_of_a_whole_country_do_not_overflow() -> None:
+    table = Confusion(np.array([[10**12, 10**11], [10**11, 10**11]]))
+    assert 0 < table.kappa < 1
+    assert table.mcc[1] == pytest.approx(table.mcc[0])
+
+
+@settings(max_examples=30, deadline=None)
+@given(masks, masks)
+def test_averages_are_those_of_the_classes(truth: np.ndarray, prediction: np.ndarray) -> None:
+    table = Confusion.of(truth, prediction, CLASSES)
+    scores = table.iou[1:]
+    known = ~np.isnan(scores)
+    if known.any():
+        assert table.average("iou") == pytest.approx(scores[known].mean()) == pytest.approx(table.mean_iou)
+    binary = Confusion.of(truth == 1, prediction == 1, 2)
+    for score in ("iou", "f1", "precision", "recall", "specificity"):
+        one = getattr(binary, score)[1]
+        for how in ("macro", "micro"):
+            assert binary.average(score, how) == pytest.approx(one, nan_ok=True)
+
+
+def test_averages_that_do_not_exist_are_refused() -> None:
+    for score, how in (("iou", "median"), ("beauty", "macro"), ("mcc", "micro")):
+        with pytest.raises(LossError, match="average"):
+            Confusion([[1, 0], [0, 1]]).average(score, how)

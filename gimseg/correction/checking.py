@@ -1,0 +1,207 @@
+"""Can a drawing be learned from? Its findings, what it changed, and how many pixels it labels."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyogrio
+import shapely
+from odc.geo.geobox import GeoBox
+
+from gimseg.correction.changes import Changes, compare_objects, parts_inside
+from gimseg.correction.drawing import AOI, CLASS_FIELD, OBJECTS, POINTS, PREDICTION, Drawing
+from gimseg.correction.findings import Features, Finding, check, read_features, worth_keeping
+from gimseg.errors import CorrectionError
+from gimseg.legend import BACKGROUND, UNLABELLED, Legend
+from gimseg.outputs import staged
+from gimseg.rasters import RasterView, Roi
+from gimseg.vector_formats import find_kind, layer_names
+from gimseg.vectors import Shapes
+
+_BLOCK = 1024
+# An area that is mostly beyond the image was drawn in the wrong place.
+_MOSTLY = 0.5
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What is known of a drawing before it is learned from.
+
+    Attributes:
+        findings: errors first.
+        changes: against the prediction; None where the file holds none.
+        pixels: labelled and valid, by class name, ``background`` among them.
+    """
+
+    findings: tuple[Finding, ...]
+    changes: Changes | None
+    pixels: dict[str, int]
+
+    @property
+    def usable(self) -> bool:
+        """Whether nothing forbids learning from it."""
+        return not any(finding.fatal for finding in self.findings)
+
+    def text(self) -> str:
+        """Lines for people: findings, then a summary."""
+        lines = [finding.text() for finding in self.findings]
+        if self.changes is not None:
+            lines.append(f"objects: {self.changes.text()}")
+        lines.append("labelled: " + ", ".join(f"{name} {count:,} px" for name, count in self.pixels.items()))
+        return "\n".join(lines)
+
+
+def check_drawing(
+    path: str | os.PathLike[str], view: RasterView, legend: Legend, *, vector_crs: str | None = None
+) -> Checked:
+    """Look at all of a drawing.
+
+    Args:
+        path: the correction.
+        view: the raster at the model's resolution.
+        legend: of the model.
+        vector_crs: of layers that have no CRS.
+
+    Raises:
+        GimsegError: a layer or the raster cannot be read at all.
+    """
+    geobox = view.geobox
+    findings = list(check(path, geobox, legend, vector_crs=vector_crs))
+    drawing = Drawing.read(path, geobox, legend, vector_crs=vector_crs)
+    areas, objects, predicted = (
+        read_features(path, layer, geobox, vector_crs=vector_crs) for layer in (AOI, OBJECTS, PREDICTION)
+    )
+    findings += _beyond_the_image(areas, view)
+    pixels = _count(drawing, view)
+    if not sum(pixels.values()):
+        findings.append(
+            _whole("it labels no pixel of the raster: draw an area of interest, an object or a point", True)
+        )
+    changes = None
+    if PREDICTION in layer_names(path):
+        changes = _changes(areas, objects, predicted, legend)
+        if not changes.any:
+            findings.append(_whole("nothing was changed: it confirms the prediction in its areas", False))
+    order = sorted(findings, key=lambda one: (not one.fatal, one.layer, one.feature))
+    return Checked(tuple(order), changes, pixels)
+
+
+def fix_drawing(path: str | os.PathLike[str], view: RasterView, legend: Legend) -> int:
+    """Mend what can be mended without a guess, in place: whole or not at all.
+
+    Features without a geometry, and slivers, are left out; invalid polygons are made
+    valid; where the model has one class, a missing class is that one. Other columns,
+    layers and styles stay. Features of a layer that was mended are numbered anew.
+
+    Args:
+        path: a GeoPackage that no other program has open.
+        view: the raster at the model's resolution.
+        legend: of the model.
+
+    Returns:
+        features that were left out or changed.
+
+    Raises:
+        CorrectionError: the file is no GeoPackage, or is open elsewhere.
+        OutputError: it cannot be written.
+    """
+    path = Path(path)
+    if find_kind(str(path)) != "GeoPackage":
+        raise CorrectionError(f"{path}: only a GeoPackage is mended in place; save the layers as one first")
+    waiting = [ending for ending in ("-wal", "-journal") if Path(f"{path}{ending}").exists()]
+    if waiting:
+        raise CorrectionError(f"{path}{waiting[0]} is there: save the edits and close {path.name} in QGIS first")
+    mended = 0
+    with staged(path) as part:
+        shutil.copyfile(path, part)
+        for layer in set(layer_names(path)) & {AOI, OBJECTS, POINTS}:
+            mended += _fix_layer(part, layer, view.geobox, legend)
+    return mended
+
+
+def _fix_layer(path: Path, layer: str, geobox: GeoBox, legend: Legend) -> int:
+    frame = pyogrio.read_dataframe(path, layer=layer)
+    kept = frame[worth_keeping(read_features(path, layer, geobox), geobox)].copy()
+    broken = ~kept.geometry.is_valid
+    kept.loc[broken, kept.geometry.name] = kept.geometry[broken].make_valid(method="structure", keep_collapsed=False)
+    unnamed = kept[CLASS_FIELD].isna() if CLASS_FIELD in kept and legend.is_binary and layer != AOI else broken & False
+    if unnamed.any():
+        kept.loc[unnamed, CLASS_FIELD] = legend.names[0]
+    count = len(frame) - len(kept) + int((broken | unnamed).sum())
+    if count:
+        several = bool((kept.geometry.geom_type == "MultiPolygon").any())
+        pyogrio.write_dataframe(kept, path, layer=layer, driver="GPKG", promote_to_multi=several)
+    return count
+
+
+def _whole(problem: str, fatal: bool) -> Finding:
+    return Finding("drawing", 0, (float("nan"), float("nan")), problem, fatal)
+
+
+def _changes(areas: Features, objects: Features, predicted: Features, legend: Legend) -> Changes:
+    """Objects in the areas of interest, against what was predicted there."""
+    names = {name.casefold() for name in legend.names}
+    chosen = []
+    inside = shapely.make_valid(areas.shapes[~shapely.is_missing(areas.shapes)])
+    for features in (predicted, objects):
+        there = ~(shapely.is_missing(features.shapes) | shapely.is_empty(features.shapes))
+        there &= np.array([(text or "").strip().casefold() in names for text in features.classes], bool)
+        shapes = shapely.make_valid(features.shapes[there])
+        meets = parts_inside(shapes, inside) if features is predicted else np.ones(len(shapes), bool)
+        texts = np.array([text.strip().casefold() for text in features.classes[there]], object)
+        chosen += [shapes[meets], texts[meets]]
+    return compare_objects(*chosen)
+
+
+def _beyond_the_image(areas: Features, view: RasterView) -> Iterator[Finding]:
+    """Areas of interest over ground that the image does not show."""
+    for feature, shape in zip(areas.ids.tolist(), areas.shapes, strict=True):
+        if shape is None or shape.is_empty or not view.geobox.extent.geom.intersects(shape):
+            continue
+        inside = Features(AOI, np.array([feature]), np.array([shape], object), np.array([None], object))
+        seen, pixels = 0, 0
+        for roi in _blocks(inside, view):
+            mask = _burn(shape, view, roi)
+            pixels += int(mask.sum())
+            seen += int((mask & view.read(roi).valid).sum())
+        if pixels and seen < pixels * (1 - _MOSTLY):
+            point = shapely.point_on_surface(shape)
+            problem = f"{1 - seen / pixels:.0%} of it is beyond the image, where nothing can be learned"
+            yield Finding(AOI, feature, (point.x, point.y), problem, fatal=not seen)
+
+
+def _burn(shape: shapely.Geometry, view: RasterView, roi: Roi) -> np.ndarray:
+    return Shapes(np.array([shape], object), np.ones(1, np.uint8), view.geobox.crs).burn_mask(view.geobox[roi])
+
+
+def _count(drawing: Drawing, view: RasterView) -> dict[str, int]:
+    """Valid pixels that have a label, by class."""
+    counts = np.zeros(256, np.int64)
+    parts = (drawing.areas, drawing.objects, drawing.background, drawing.points)
+    shapes = np.concatenate([part.geometries for part in parts])
+    every = Features("drawing", np.arange(len(shapes)), shapes, np.full(len(shapes), None))
+    for roi in _blocks(every, view):
+        labels = drawing.burn(view.geobox[roi])
+        if (labels != UNLABELLED).any():
+            labels[~view.read(roi).valid] = UNLABELLED
+            counts += np.bincount(labels.ravel(), minlength=256)
+    named = {"background": BACKGROUND, **dict(zip(drawing.legend.names, drawing.legend.values, strict=True))}
+    return {name: int(counts[value]) for name, value in named.items()}
+
+
+def _blocks(features: Features, view: RasterView) -> Iterator[Roi]:
+    """Blocks of the raster that features meet."""
+    if not len(features.shapes):
+        return
+    tree = shapely.STRtree(features.shapes)
+    rows, cols = view.geobox.shape
+    for top in range(0, rows, _BLOCK):
+        for left in range(0, cols, _BLOCK):
+            roi = (slice(top, min(top + _BLOCK, rows)), slice(left, min(left + _BLOCK, cols)))
+            if len(tree.query(view.geobox[roi].extent.geom, predicate="intersects")):
+                yield roi

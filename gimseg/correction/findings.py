@@ -1,0 +1,245 @@
+"""What in a drawing would mislead a training, each with its layer, feature and place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pyogrio
+import shapely
+from odc.geo.geobox import GeoBox
+
+from gimseg.correction.drawing import (
+    AOI,
+    CLASS_FIELD,
+    IGNORE_NAME,
+    OBJECTS,
+    POINTS,
+    drawing_legend,
+)
+from gimseg.errors import GridError
+from gimseg.legend import Legend, did_you_mean
+from gimseg.vector_formats import layer_names
+
+# Digitising leaves neighbours overlapping by a hair: less than this share of a pixel is no contradiction.
+_OVERLAP_PX = 1.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as it should be.
+
+    Attributes:
+        layer: of the feature.
+        feature: its id in the layer, as QGIS shows it.
+        place: x and y in the raster's CRS, where to look; NaN for what has no place.
+        problem: what it is.
+        fatal: the training is refused; else it is only odd.
+        fixable: :func:`gimseg.correction.checking.fix_drawing` mends it without guessing.
+    """
+
+    layer: str
+    feature: int
+    place: tuple[float, float]
+    problem: str
+    fatal: bool = True
+    fixable: bool = False
+
+    def text(self) -> str:
+        """A line for people."""
+        x, y = self.place
+        where = "" if np.isnan(x) else f" at {x:.10g}, {y:.10g}"
+        kind = "error" if self.fatal else "warning"
+        return f"{kind}: {self.layer}, feature {self.feature}{where}: {self.problem}"
+
+
+class Features(NamedTuple):
+    """A layer that was drawn, in the raster's CRS."""
+
+    layer: str
+    ids: np.ndarray
+    """(n,), as QGIS shows them."""
+    shapes: np.ndarray
+    """(n,) geometries; None where there is none."""
+    classes: np.ndarray
+    """(n,) texts or None."""
+
+
+def read_features(
+    path: str | os.PathLike[str], layer: str, geobox: GeoBox, *, vector_crs: str | None = None
+) -> Features:
+    """All features of a layer, nothing repaired; an absent layer has none.
+
+    Raises:
+        GridError: the layer has no CRS and the raster has one.
+        VectorError: the file is damaged or of another kind.
+    """
+    if layer not in layer_names(path):
+        return Features(layer, np.empty(0, int), np.empty(0, object), np.empty(0, object))
+    frame = pyogrio.read_dataframe(path, layer=layer, fid_as_index=True)
+    if vector_crs is not None:
+        frame = frame.set_crs(vector_crs, allow_override=True)
+    if geobox.crs is not None and frame.crs is None:
+        raise GridError(f"layer {layer} of {path} has no CRS: declare it with --vector-crs")
+    if geobox.crs is not None and not frame.crs.equals(geobox.crs.proj, ignore_axis_order=True):
+        frame = frame.to_crs(geobox.crs.proj)
+    texts = frame[CLASS_FIELD].to_numpy(object) if CLASS_FIELD in frame else np.full(len(frame), None)
+    texts = np.array([None if text is None or text != text else str(text) for text in texts], object)
+    return Features(layer, frame.index.to_numpy(), frame.geometry.to_numpy(), texts)
+
+
+def check(
+    path: str | os.PathLike[str], geobox: GeoBox, legend: Legend, *, vector_crs: str | None = None
+) -> tuple[Finding, ...]:
+    """Everything in a drawing that would mislead a training.
+
+    Args:
+        path: the correction.
+        geobox: of the raster, at the model's resolution.
+        legend: of the model.
+        vector_crs: of layers that have no CRS.
+
+    Raises:
+        GimsegError: a layer cannot be read at all.
+    """
+    areas, objects, points = (
+        read_features(path, layer, geobox, vector_crs=vector_crs) for layer in (AOI, OBJECTS, POINTS)
+    )
+    found = [*_geometries(areas), *_geometries(objects), *_geometries(points)]
+    found += [*_classes(objects, legend), *_classes(points, legend)]
+    found += [finding for features in (areas, objects, points) for finding in _places(features, geobox)]
+    found += [*_slivers(areas, geobox), *_slivers(objects, geobox)]
+    found += [*_overlaps(objects, legend, geobox), *_contradictions(points, objects, legend)]
+    return tuple(sorted(found, key=lambda one: (not one.fatal, one.layer, one.feature)))
+
+
+def worth_keeping(features: Features, geobox: GeoBox) -> np.ndarray:
+    """Which features say anything, bool (n,): they have a geometry, and a polygon covers more than a sliver."""
+    there = ~(shapely.is_missing(features.shapes) | shapely.is_empty(features.shapes))
+    return there if features.layer == POINTS else there & ~_too_small(features.shapes, geobox)
+
+
+def _geometries(features: Features) -> Iterator[Finding]:
+    wanted = 0 if features.layer == POINTS else 2
+    for feature, shape in zip(features.ids.tolist(), features.shapes, strict=True):
+        nowhere = (float("nan"), float("nan"))
+        if shape is None or shape.is_empty:
+            yield Finding(features.layer, feature, nowhere, "it has no geometry: delete it", fixable=True)
+        elif shapely.get_dimensions(shape) != wanted:
+            kind = "points" if wanted == 0 else "polygons"
+            problem = f"it is a {shape.geom_type} in a layer of {kind}: draw it in its own layer"
+            yield Finding(features.layer, feature, _inside(shape), problem)
+        elif not shape.is_valid:
+            reason = shapely.is_valid_reason(shape)
+            yield Finding(features.layer, feature, _where(reason, shape), f"invalid: {reason}", fixable=True)
+
+
+def _classes(features: Features, legend: Legend) -> Iterator[Finding]:
+    known = drawing_legend(legend)
+    for feature, shape, text in zip(features.ids.tolist(), features.shapes, features.classes, strict=True):
+        if text is None or not text.strip():
+            problem = f"it has no class: give {CLASS_FIELD} one of {', '.join(known.names)}"
+            yield Finding(features.layer, feature, _inside(shape), problem, fixable=legend.is_binary)
+        elif known.value_of(text) is None:
+            problem = f"class {text!r} is not in the legend{did_you_mean(text, known.names)}"
+            yield Finding(features.layer, feature, _inside(shape), problem)
+
+
+def _places(features: Features, geobox: GeoBox) -> Iterator[Finding]:
+    frame = geobox.extent.geom
+    for feature, shape in zip(features.ids.tolist(), features.shapes, strict=True):
+        if shape is None or shape.is_empty:
+            continue
+        if not frame.intersects(shape):
+            problem = "it lies outside the raster, and labels nothing there: is its CRS right?"
+            yield Finding(features.layer, feature, _inside(shape), problem, fatal=features.layer == AOI)
+        elif not frame.contains(shapely.box(*shape.bounds)):
+            problem = "it reaches beyond the raster, where it labels nothing"
+            yield Finding(features.layer, feature, _inside(shape), problem, fatal=False)
+
+
+def _slivers(features: Features, geobox: GeoBox) -> Iterator[Finding]:
+    for place in np.flatnonzero(_too_small(features.shapes, geobox)):
+        yield Finding(
+            features.layer,
+            int(features.ids[place]),
+            _inside(features.shapes[place]),
+            "a sliver: it is thinner than a pixel everywhere",
+            fatal=False,
+            fixable=True,
+        )
+
+
+def _too_small(shapes: np.ndarray, geobox: GeoBox) -> np.ndarray:
+    """Polygons from which a quarter of a pixel, taken off all around, leaves nothing."""
+    side = min(abs(geobox.resolution.x), abs(geobox.resolution.y))
+    areal = np.array([shape is not None and not shape.is_empty and shape.area > 0 for shape in shapes], bool)
+    small = np.zeros(len(shapes), bool)
+    small[areal] = shapely.is_empty(shapely.buffer(shapely.make_valid(shapes[areal]), -side / 4))
+    return small
+
+
+def _overlaps(objects: Features, legend: Legend, geobox: GeoBox) -> Iterator[Finding]:
+    """Polygons of two classes on one piece of ground; background and ignore stand above classes."""
+    known = drawing_legend(legend)
+    values = np.array([known.value_of(text) or 0 for text in objects.classes], int)
+    chosen = np.flatnonzero(np.isin(values, legend.values) & ~shapely.is_missing(objects.shapes))
+    shapes = shapely.make_valid(objects.shapes[chosen])
+    pixel = abs(geobox.resolution.x * geobox.resolution.y)
+    for one, other in _meeting(shapes, shapes, lambda left, right: left < right):
+        if values[chosen[one]] == values[chosen[other]]:
+            continue
+        common = shapely.intersection(shapes[one], shapes[other])
+        if common.area > _OVERLAP_PX * pixel:
+            first, second = (objects.classes[chosen[which]] for which in (one, other))
+            problem = (
+                f"{first} overlaps {second} (feature {objects.ids[chosen[other]]}) on {common.area / pixel:.3g} px: "
+                "cut one of them"
+            )
+            yield Finding(OBJECTS, int(objects.ids[chosen[one]]), _inside(common), problem)
+
+
+def _contradictions(points: Features, objects: Features, legend: Legend) -> Iterator[Finding]:
+    """Points in polygons that say something else."""
+    known = drawing_legend(legend)
+    ignore = known.find(IGNORE_NAME).value
+    says = [np.array([known.value_of(text) or -1 for text in features.classes], int) for features in (points, objects)]
+    here = [np.flatnonzero((values >= 0) & (values != ignore)) for values in says]
+    shapes = [features.shapes[chosen] for features, chosen in zip((points, objects), here, strict=True)]
+    solid = shapely.make_valid(shapes[1])
+    for one, other in _meeting(shapes[0], solid, lambda left, right: left >= 0):
+        point, polygon = here[0][one], here[1][other]
+        if says[0][point] != says[1][polygon]:
+            problem = (
+                f"the point says {points.classes[point]}, the polygon around it (feature {objects.ids[polygon]} of "
+                f"{OBJECTS}) {objects.classes[polygon]}: delete one of them"
+            )
+            yield Finding(POINTS, int(points.ids[point]), _inside(shapes[0][one]), problem)
+
+
+def _meeting(left: np.ndarray, right: np.ndarray, wanted: Callable[[int, int], bool]) -> Iterator[tuple[int, int]]:
+    pairs = shapely.STRtree(right).query(left, predicate="intersects")
+    order: Sequence[int] = np.lexsort(pairs[::-1])  # type: ignore[assignment]
+    for one, other in pairs[:, order].T.tolist():
+        if wanted(one, other):
+            yield one, other
+
+
+def _inside(shape: shapely.Geometry | None) -> tuple[float, float]:
+    if shape is None or shape.is_empty:
+        return float("nan"), float("nan")
+    point = shapely.point_on_surface(shape)
+    return float(point.x), float(point.y)
+
+
+def _where(reason: str, shape: shapely.Geometry) -> tuple[float, float]:
+    """The place that GEOS names, as in ``Self-intersection[3 4]``."""
+    try:
+        x, y = map(float, reason.rpartition("[")[2].rstrip("]").split()[:2])
+    except ValueError:
+        left, bottom, right, top = shape.bounds
+        return (left + right) / 2, (bottom + top) / 2
+    return x, y

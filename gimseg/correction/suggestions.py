@@ -1,0 +1,178 @@
+"""Areas that are worth an analyst's time, and what drawing some of them tells about the whole raster.
+
+Most suggestions are the places where the model doubts most; they improve it. A fifth
+are drawn at random, whatever the model thinks of them: only these tell, without
+bias, how good the prediction is everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import geopandas
+import numpy as np
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+
+from gimseg.errors import CorrectionError
+from gimseg.intervals import Interval, bootstrap
+from gimseg.metrics import Confusion
+
+RANDOM_SHARE = 0.2
+"""Share of the suggestions that are drawn at random."""
+_LEAST_VALID = 0.5
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A square of ground to draw.
+
+    Attributes:
+        row: of its upper left pixel on the grid.
+        col: likewise.
+        side: px.
+        score: mean doubt in it, 0 to 1.
+        kind: ``"doubt"`` or ``"random"``.
+    """
+
+    row: int
+    col: int
+    side: int
+    score: float
+    kind: str
+
+    @property
+    def roi(self) -> tuple[slice, slice]:
+        """Rows and columns on the grid."""
+        return slice(self.row, self.row + self.side), slice(self.col, self.col + self.side)
+
+
+class Doubt(NamedTuple):
+    """Doubt, added up in square cells of a grid."""
+
+    cell: int
+    """Side of a cell, px."""
+    total: NDArray[np.float64]
+    """(cells, cells), doubt of all valid pixels added up, each 0 to 1."""
+    valid: NDArray[np.int64]
+    """(cells, cells), valid pixels."""
+
+    @classmethod
+    def zeros(cls, shape: tuple[int, int], cell: int) -> Doubt:
+        """Nothing added yet, for a grid of this shape, px."""
+        cells = tuple(math.ceil(size / cell) for size in shape)
+        return cls(cell, np.zeros(cells), np.zeros(cells, np.int64))
+
+    def add(self, roi: tuple[slice, slice], doubt: NDArray[np.floating], valid: NDArray[np.bool_]) -> None:
+        """Add a region in place.
+
+        Args:
+            roi: rows and columns of the grid; starts are multiples of the cell.
+            doubt: (rows, cols), 0 to 1.
+            valid: (rows, cols).
+        """
+        rows, cols = (np.arange(axis.start, axis.stop, self.cell) for axis in roi)
+        place = np.ix_(rows // self.cell, cols // self.cell)
+        for plane, values in ((self.total, np.where(valid, doubt, 0)), (self.valid, valid)):
+            sums = np.add.reduceat(values.astype(np.float64), rows - roi[0].start, axis=0)
+            plane[place] += np.add.reduceat(sums, cols - roi[1].start, axis=1).astype(plane.dtype)
+
+
+def suggest(doubt: Doubt, count: int, *, cells: int = 4, seed: int = 0) -> tuple[Suggestion, ...]:
+    """Squares to draw: where the doubt is greatest, spread out, and a fifth at random.
+
+    Squares do not overlap, and those of doubt lie a square apart at least, so that
+    ten of them are not ten views of one place. Random ones are drawn first, from all
+    squares alike, so that they know nothing of the doubt.
+
+    Args:
+        doubt: of the raster.
+        count: how many; fewer come back where there is no room.
+        cells: side of a square, in cells.
+        seed: of the random ones.
+
+    Raises:
+        CorrectionError: fewer than one is asked for, or nothing of the raster is valid.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> doubt = Doubt(8, rng.random((20, 20)) * 64, np.full((20, 20), 64))
+        >>> [one.kind for one in suggest(doubt, 5)]
+        ['doubt', 'doubt', 'doubt', 'doubt', 'random']
+    """
+    if count < 1:
+        raise CorrectionError(f"{count} suggestions: ask for 1 at least")
+    total, valid = (_sums(plane, cells) for plane in (doubt.total, doubt.valid))
+    enough = valid >= _LEAST_VALID * (cells * doubt.cell) ** 2
+    if not enough.any():
+        enough = valid >= max(1, int(valid.max()))
+    if not valid.any():
+        raise CorrectionError("nothing of the raster is valid: there is no area to suggest")
+    scores = np.where(enough, total / np.maximum(valid, 1), -1.0)
+    random = _at_random(enough, cells, max(1, round(count * RANDOM_SHARE)) if count > 1 else 0, seed)
+    chosen = [(place, "random") for place in random]
+    # Ties go to the first place, so that the same raster gives the same suggestions.
+    for flat in np.argsort(-scores, axis=None, kind="stable"):
+        place = tuple(int(part) for part in np.unravel_index(flat, scores.shape))
+        if len(chosen) >= count or scores[place] < 0:
+            break
+        apart = {"random": cells, "doubt": 2 * cells}
+        if all(max(abs(place[0] - other[0]), abs(place[1] - other[1])) >= apart[kind] for other, kind in chosen):
+            chosen.append((place, "doubt"))  # type: ignore[arg-type]
+    made = [
+        Suggestion(row * doubt.cell, col * doubt.cell, cells * doubt.cell, float(scores[row, col]), kind)
+        for (row, col), kind in chosen
+    ]
+    return tuple(sorted(made, key=lambda one: (one.kind, -one.score)))
+
+
+def to_frame(suggestions: Sequence[Suggestion], geobox: GeoBox) -> geopandas.GeoDataFrame:
+    """A layer of squares with ``rank``, ``kind`` and ``doubt``, in the grid's CRS, cut at the raster's border."""
+    frame = geobox.extent.geom
+    squares = [geobox[one.roi[0], one.roi[1]].extent.geom.intersection(frame) for one in suggestions]
+    columns = {
+        "rank": np.arange(1, len(squares) + 1, dtype=np.int32),
+        "kind": [one.kind for one in suggestions],
+        "doubt": [round(one.score, 4) for one in suggestions],
+    }
+    crs = None if geobox.crs is None else geobox.crs.proj
+    return geopandas.GeoDataFrame(columns, geometry=np.array(squares, dtype=object), crs=crs)
+
+
+def estimate_iou(tables: Sequence[Confusion], *, level: float = 0.95, seed: int = 0) -> Interval:
+    """Mean IoU over the whole raster, from the squares that were drawn at random, with an interval.
+
+    Args:
+        tables: of each random square that was drawn, prediction against drawing.
+        level: share of such intervals that hold the truth.
+        seed: of the draws.
+
+    Raises:
+        LossError: no table.
+    """
+    return bootstrap(tables, lambda table: table.mean_iou, level=level, seed=seed)
+
+
+def _sums(plane: NDArray[np.generic], cells: int) -> NDArray[np.float64]:
+    """Sums over all squares of `cells` x `cells`, by their upper left cell; fewer at the borders of small planes."""
+    side = [min(cells, size) for size in plane.shape]
+    padded = np.pad(plane.astype(np.float64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    top, left = (np.arange(size - wide + 1) for size, wide in zip(plane.shape, side, strict=True))
+    bottom, right = top + side[0], left + side[1]
+    corners = (padded[np.ix_(rows, cols)] for rows in (bottom, top) for cols in (right, left))
+    lower_right, lower_left, upper_right, upper_left = corners
+    return lower_right - lower_left - upper_right + upper_left
+
+
+def _at_random(enough: NDArray[np.bool_], cells: int, count: int, seed: int) -> list[tuple[int, int]]:
+    places = np.argwhere(enough)
+    chosen: list[tuple[int, int]] = []
+    for row, col in np.random.default_rng(seed).permutation(places):
+        if len(chosen) >= count:
+            break
+        if all(max(abs(row - other[0]), abs(col - other[1])) >= cells for other in chosen):
+            chosen.append((int(row), int(col)))
+    return chosen

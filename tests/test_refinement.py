@@ -1,0 +1,188 @@
+"""Laws of post-processing: regions with their margin come out as the whole does, and each step does what it says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from skimage.morphology import isotropic_closing, isotropic_opening, remove_small_holes, remove_small_objects
+from skimage.restoration import denoise_tv_chambolle
+
+from gimseg.errors import RefinementError
+from gimseg.morphology import disk, filled, majority, without_small
+from gimseg.refinement import STEPS, Ground, Refinement
+from gimseg.smoothing import total_variation
+
+PIXEL = (0.5, 0.5)
+CHAINS = (
+    "tv(0.1, iterations=12)",
+    "guided(1 m)",
+    "hysteresis(0.4, 0.7, reach=4 m)",
+    "open(1 m)",
+    "close(1.5 m)",
+    "majority(1 m)",
+    "drop(3 m2)",
+    "fill(3 m2)",
+    "tv(0.05, iterations=5), guided(2 px), hysteresis(0.4, 0.6, reach=2 m), open(1 px), fill(2 m2), drop(2 m2)",
+)
+
+
+def drawn(seed: int, channels: int = 1, shape: tuple[int, int] = (150, 90)) -> tuple[np.ndarray, Ground]:
+    """Probabilities with structure and noise, and their ground with some invalid pixels."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.random((channels, shape[0] // 5, shape[1] // 5)).repeat(5, 1).repeat(5, 2)
+    planes = np.clip(coarse + rng.normal(0, 0.15, (channels, *shape)), 0, 1).astype(np.float32)
+    if channels > 1:
+        planes = (planes + np.float32(1e-3)) / (planes + np.float32(1e-3)).sum(0)
+    valid = np.ones(shape, bool)
+    valid[20:30, 40:70] = False
+    valid[rng.random(shape) < 0.01] = False
+    return planes, Ground(valid, PIXEL, rng.normal(0, 1, (3, *shape)).astype(np.float32))
+
+
+def part(ground: Ground, rows: slice) -> Ground:
+    return ground._replace(valid=ground.valid[rows], image=ground.image[:, rows])
+
+
+@pytest.mark.parametrize("text", CHAINS)
+@settings(max_examples=5, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_a_region_with_its_margin_comes_out_as_the_whole(text: str, seed: int) -> None:
+    chain = Refinement.parse(text)
+    planes, ground = drawn(seed)
+    whole = chain.apply(planes, ground)
+    margin = chain.margin(PIXEL)
+    for top in range(0, 150, 50):
+        rows = slice(max(0, top - margin), min(150, top + 50 + margin))
+        region = chain.apply(planes[:, rows], part(ground, rows))
+        np.testing.assert_array_equal(region[top - rows.start :][:50], whole[top : top + 50])
+
+
+@pytest.mark.parametrize("text", ["open(1 m)", "close(1 m)", "majority(1 m)", "drop(3 m2)", "fill(3 m2)", "tv(0.1)"])
+def test_several_classes_and_invalid_pixels(text: str) -> None:
+    planes, ground = drawn(1, channels=4)
+    mask = Refinement.parse(text).apply(planes, ground)
+    assert ((mask == 255) == ~ground.valid).all()
+    assert set(np.unique(mask)) <= {0, 1, 2, 3, 255}
+
+
+def test_nothing_to_do_is_the_likeliest_class() -> None:
+    planes, ground = drawn(2, channels=3)
+    mask = Refinement.parse("").apply(planes, ground)
+    assert (mask[ground.valid] == planes.argmax(0)[ground.valid]).all()
+    given_ = Refinement().apply(planes, ground, lambda planes: np.full(planes.shape[1:], 7, np.uint8))
+    assert (given_[ground.valid] == 7).all()
+
+
+def test_total_variation_is_that_of_scikit_image() -> None:
+    planes, ground = drawn(3)
+    everywhere = np.ones_like(ground.valid)
+    own = total_variation(planes, everywhere, weight=0.1, iterations=20)
+    theirs = denoise_tv_chambolle(planes, weight=0.1, eps=0, max_num_iter=21, channel_axis=0)
+    np.testing.assert_allclose(own, theirs, atol=2e-5)
+
+
+def test_invalid_pixels_have_no_say() -> None:
+    for text in CHAINS:
+        chain = Refinement.parse(text)
+        planes, ground = drawn(4)
+        other = planes.copy()
+        other[:, ~ground.valid] = np.random.default_rng(0).random((1, (~ground.valid).sum()))
+        np.testing.assert_array_equal(chain.apply(planes, ground), chain.apply(other, ground))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31), st.integers(2, 30))
+def test_area_steps_are_those_of_scikit_image(seed: int, least: int) -> None:
+    mask = (np.random.default_rng(seed).random((40, 50)) < 0.5).astype(np.uint8)
+    kept = remove_small_objects(mask == 1, max_size=least - 1, connectivity=1)
+    np.testing.assert_array_equal(without_small(mask, least) == 1, kept)
+    # scikit-image fills holes at the border too: there nobody knows how far they go on.
+    framed = np.pad(mask, 1, constant_values=1)
+    full = remove_small_holes(framed == 1, max_size=least - 1, connectivity=2)
+    np.testing.assert_array_equal(filled(framed, least) == 1, full)
+
+
+def test_open_and_close_are_those_of_scikit_image_inside() -> None:
+    mask, ground = (drawn(5)[0][0] > 0.5).astype(np.uint8), drawn(5)[1]._replace(valid=np.ones((150, 90), bool))
+    inside = (slice(8, -8), slice(8, -8))
+    for text, theirs in (("open(1 m)", isotropic_opening), ("close(1 m)", isotropic_closing)):
+        own = Refinement.parse(text).apply_mask(mask, PIXEL)
+        # isotropic morphology takes distances below, and not up to, the radius.
+        np.testing.assert_array_equal(own[inside] == 1, theirs(mask, 2.01)[inside], err_msg=text)
+    assert ground.valid.all()
+
+
+def test_objects_are_not_eaten_from_the_border_of_the_raster() -> None:
+    mask = np.zeros((20, 20), np.uint8)
+    mask[:, :2] = 1
+    np.testing.assert_array_equal(Refinement.parse("open(1 m)").apply_mask(mask, PIXEL), mask)
+    mask[8:10], mask[10:16] = 2, 255
+    np.testing.assert_array_equal(Refinement.parse("open(1 m)").apply_mask(mask, PIXEL)[8:16], mask[8:16])
+    mask[10:16] = 0
+    assert not (Refinement.parse("open(1 m)").apply_mask(mask, PIXEL)[:, 2:-2] == 2).any()
+
+
+def test_a_hole_gets_the_class_around_it_and_a_bay_stays() -> None:
+    mask = np.full((12, 12), 3, np.uint8)
+    mask[3:5, 3:5] = 0
+    mask[8:10, :2] = 0
+    found = Refinement.parse("fill(1 m2)").apply_mask(mask, PIXEL)
+    assert (found[3:5, 3:5] == 0).all(), "4 px are 1 m², and only smaller holes are filled"
+    found = Refinement.parse("fill(1.1 m2)").apply_mask(mask, PIXEL)
+    assert (found[3:5, 3:5] == 3).all()
+    assert (found[8:10, :2] == 0).all()
+
+
+def test_majority_takes_what_most_have() -> None:
+    mask = np.ones((9, 9), np.uint8)
+    mask[4, 4] = 2
+    mask[0, 0] = 255
+    found = majority(mask, disk(1.0, PIXEL))
+    assert found[4, 4] == 1
+    assert found[0, 0] == 255
+
+
+@pytest.mark.parametrize("text", CHAINS)
+def test_a_chain_reads_back_from_how_it_is_written(text: str) -> None:
+    chain = Refinement.parse(text)
+    assert Refinement.parse(str(chain)) == chain
+
+
+def test_every_step_is_in_the_chains_above_and_in_the_documentation() -> None:
+    import gimseg.refinement
+
+    for name in STEPS:
+        assert any(f"{name}(" in text for text in CHAINS)
+        assert f"``{name}(" in (gimseg.refinement.__doc__ or "")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("blur(3)", "unknown"),
+        ("open", "not understood"),
+        ("open()", "radius is missing"),
+        ("open(1 m2)", "m or px"),
+        ("open(-1 m)", "above 0"),
+        ("open(1 m, 2 m)", "each once"),
+        ("fill(4 m)", "m2 or px"),
+        ("open(1 m), tv(0.1)", "come first"),
+        ("hysteresis(0.3, 0.5), hysteresis(0.3, 0.5)", "once"),
+        ("tv(1.2.3)", "above 0"),
+    ],
+)
+def test_wrong_chains_are_refused(text: str, told: str) -> None:
+    with pytest.raises(RefinementError, match=told):
+        Refinement.parse(text)
+
+
+def test_what_a_mask_cannot_have_is_refused() -> None:
+    with pytest.raises(RefinementError, match="need probabilities"):
+        Refinement.parse("tv(0.1)").apply_mask(np.zeros((3, 3), np.uint8), PIXEL)
+    planes, ground = drawn(0, channels=3)
+    with pytest.raises(RefinementError, match="one class"):
+        Refinement.parse("hysteresis(0.3, 0.5)").apply(planes, ground)
+    with pytest.raises(RefinementError, match="image"):
+        Refinement.parse("guided(1 m)").apply(planes, ground._replace(image=None))
