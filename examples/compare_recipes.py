@@ -29,17 +29,6 @@ MILD = replace(
     hue=12.0,
     levelled=0.0,
 )
-ANY_HUE = replace(
-    STRONG,
-    contrast=0.5,
-    brightness=1.0,
-    band_contrast=0.25,
-    band_brightness=0.4,
-    gamma=0.5,
-    saturation=0.6,
-    grey=0.2,
-    hue=180.0,
-)
 
 
 @dataclass(frozen=True)
@@ -65,7 +54,7 @@ RECIPES = {
     "as it is": Recipe({}),
     "no synthetic scenes": Recipe({}, has_synthetic=False),
     "mild colour": Recipe({"augmentation": MILD}),
-    "any hue, stronger colour": Recipe({"augmentation": ANY_HUE}),
+    "light kept": Recipe({"augmentation": replace(STRONG, levelled=0.0)}),
     "random weights, Muon": Recipe(
         {"optimiser": "muon", "learning_rate": 2e-3, "encoder_rate": 1.0}, is_pretrained=False
     ),

