@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from gimseg.labelled_windows import Sample
 from gimseg.losses import Loss
 from gimseg.metrics import Confusion
 from gimseg.optimisers import OPTIMISERS, schedule_factor
 from gimseg.progress import Progress
 from gimseg.settings import Settings
 from gimseg.torchvision_ops import declare_missing_operators
-from gimseg.windows import Sample
 
 declare_missing_operators()
 

@@ -12,6 +12,7 @@ import numpy as np
 from gimseg.datasets import Datasets, read_datasets
 from gimseg.errors import DatasetError
 from gimseg.labelled_scenes import LabelledScene
+from gimseg.labelled_windows import WindowRequest
 from gimseg.legend import UNLABELLED
 from gimseg.models import Model
 from gimseg.outputs import check_outputs, staged
@@ -19,7 +20,6 @@ from gimseg.pictures import Panel, draw_contact_sheet, label_overlay
 from gimseg.progress import Progress, silent
 from gimseg.rasters import Raster, metres_per_unit, open_raster
 from gimseg.sampling import Survey, WindowSampler, survey
-from gimseg.windows import WindowRequest
 
 
 def describe(

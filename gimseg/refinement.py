@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from gimseg.errors import RefinementError
 from gimseg.legend import UNLABELLED
 from gimseg.morphology import Mask, Sides, closed, disk, filled, grown, majority, opened, without_small
-from gimseg.smoothing import Planes, Valid, guided, total_variation
+from gimseg.probability_filters import Planes, Valid, guided, total_variation
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class _ProbabilityStep:
 
 @dataclass(frozen=True)
 class Tv(_ProbabilityStep):
-    """Total-variation denoising, see :func:`gimseg.smoothing.total_variation`."""
+    """Total-variation denoising, see :func:`gimseg.probability_filters.total_variation`."""
 
     weight: Amount
     iterations: Amount = Amount(30)
@@ -118,7 +118,7 @@ class Tv(_ProbabilityStep):
 
 @dataclass(frozen=True)
 class Guided(_ProbabilityStep):
-    """Probabilities follow the edges of the image, see :func:`gimseg.smoothing.guided`."""
+    """Probabilities follow the edges of the image, see :func:`gimseg.probability_filters.guided`."""
 
     radius: Amount
     softness: Amount = Amount(0.3)

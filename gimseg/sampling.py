@@ -12,9 +12,9 @@ from odc.geo.geobox import GeoBox
 
 from gimseg.errors import DatasetError
 from gimseg.labelled_scenes import LabelledScene
+from gimseg.labelled_windows import WindowRequest
 from gimseg.legend import UNLABELLED
 from gimseg.progress import Progress, silent
-from gimseg.windows import WindowRequest
 
 CELL = 32
 """Side of the squares in which a survey counts labels, px."""

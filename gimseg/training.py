@@ -26,6 +26,7 @@ from gimseg.datasets import Dataset, Datasets
 from gimseg.errors import DatasetError, OutputError, ResumeError
 from gimseg.fitting import Fit, Report, draw_history, write_history
 from gimseg.labelled_scenes import LabelledScene
+from gimseg.labelled_windows import Finish, Frame, LabelledWindows, Prepare, Sample
 from gimseg.legend import UNLABELLED
 from gimseg.losses import parse_loss
 from gimseg.models import Model, Recipe, build_network, check_window, measure_halo, network_stride
@@ -35,7 +36,6 @@ from gimseg.rasters import Pixels, write_part
 from gimseg.sampling import Survey, WindowSampler, band_statistics, covering_windows, hold_out, survey
 from gimseg.settings import PRECISIONS, Settings
 from gimseg.torchvision_ops import declare_missing_operators
-from gimseg.windows import Finish, Frame, LabelledWindows, Prepare, Sample
 
 declare_missing_operators()
 

@@ -11,8 +11,8 @@ from skimage.restoration import denoise_tv_chambolle
 
 from gimseg.errors import RefinementError
 from gimseg.morphology import disk, filled, majority, without_small
+from gimseg.probability_filters import total_variation
 from gimseg.refinement import STEPS, Ground, Refinement
-from gimseg.smoothing import total_variation
 
 PIXEL = (0.5, 0.5)
 CHAINS = (
