@@ -54,9 +54,8 @@ What was tried, and how it was chosen, stands in `docs/builtin-model.md` of gims
 
 - Good at detached roofs of sheet metal, tile and concrete that differ from the ground around them, seen from
   straight above at 0.1 to 0.5 m a pixel.
-- Bad at roofs of the colour of the ground beside them (grey concrete among concrete yards, rusty sheet on red
-  soil), at courtyards and bare bright soil, which it takes for roofs, and at walls of high buildings that lean
-  into view.
+- Bad at lorries and buses, which it takes for roofs, at small bare plots with an edge around them, at courtyards
+  between roofs, at dark flat roofs, in which it leaves gaps, and at walls of high buildings that lean into view.
 - It joins roofs that touch: polygons are of roof area, not of houses.
 - It has seen six images of three towns in the tropics; snow, thatch, dense inner cities and pitched slate roofs
   it has not.
