@@ -63,6 +63,7 @@ LAYERS = (
     "products",
     "matching",
     "parts",
+    "imagery",
     "preflight",
     "assembly",
     "loading",
