@@ -21,6 +21,7 @@ from gimseg.averaging import Augmentations, Models, load_models
 from gimseg.backends import Backend, backend_by_name, candidates, open_backend
 from gimseg.computing import Computation, Network
 from gimseg.errors import DeviceMemoryError, PredictionError, RasterError
+from gimseg.imagery import Rasters, choose_bands
 from gimseg.legend import UNLABELLED
 from gimseg.loading import Loaded, load_block
 from gimseg.matching import ReadPlanes
@@ -30,8 +31,6 @@ from gimseg.preflight import (
     Engine,
     Options,
     Plan,
-    Rasters,
-    choose_bands,
     choose_blocks,
     plan_prediction,
     plan_raster,
@@ -277,7 +276,7 @@ class Predictor:
             chosen = chosen if chosen.nodata is not None else replace(chosen, nodata=nodata)
         if geobox is None or isinstance(chosen.nodata, str):
             raise PredictionError("an array needs a geobox, and its nodata is a number or nothing")
-        bands = choose_bands(self.model.recipe, chosen)
+        bands = choose_bands(self.model.recipe, chosen.bands)
         raster = array_raster(array, geobox, bands=bands, nodata=chosen.nodata)
         plan = self._decided(plan_raster(raster, self.model, Engine(self.device, batch=self._batch), chosen))
         predicted = np.full((plan.planes, *plan.lattice.shape), UNLABELLED, np.uint8)

@@ -311,7 +311,7 @@ def _product(one: Weight | tuple[Term, ...], other: Weight | tuple[Term, ...]) -
     scaled = [(term, _product(one, term.weight)) for term in other]
     if any(weight is None for _, weight in scaled):
         return None
-    return tuple(replace(term, weight=weight) for term, weight in scaled)
+    return tuple(replace(term, weight=weight) for term, weight in scaled)  # type: ignore[arg-type]
 
 
 def _parse_option(node: ast.expr) -> Option:

@@ -18,23 +18,20 @@ from odc.geo.geobox import GeoBox
 
 from gimseg import __version__
 from gimseg.errors import OutputError, PredictionError
+from gimseg.imagery import Rasters, choose_grid, list_bands, open_imagery, raster_identity, raster_paths
 from gimseg.legend import Legend
 from gimseg.models import Model
-from gimseg.mosaics import Tiles, open_mosaic
 from gimseg.outputs import check_outputs
-from gimseg.parts import content_identity, file_identity
+from gimseg.parts import content_identity
 from gimseg.products import Products
 from gimseg.progress import format_duration
-from gimseg.raster_files import BLOCK_CACHE_BYTES, DRIVERS, check_file, files_behind, open_dataset
+from gimseg.raster_files import BLOCK_CACHE_BYTES
 from gimseg.raster_views import CACHE_BYTES
-from gimseg.rasters import Raster, RasterView, metres_per_unit
+from gimseg.rasters import Raster, RasterView
 from gimseg.recipes import Recipe
 from gimseg.tiling import Blocks, Lattice, roi_shape
 from gimseg.vectors import Shapes, check_overlap, open_layer
 from gimseg.window_choice import choose_lattice
-
-Rasters = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-"""A raster, or several that are one mosaic."""
 
 BLOCK_BYTES = 64 * 2**20
 """Of raster values and validity in a block, about."""
@@ -221,7 +218,7 @@ class Plan:
             kept = "the whole raster"
         lines = [
             f"{raster.path}: {raster.shape[1]} x {raster.shape[0]} px of {own} {raster.unit}, "
-            f"bands {_listed(raster.bands)}, {raster.dtype}{resampled}",
+            f"bands {list_bands(raster.bands)}, {raster.dtype}{resampled}",
             f"{self.output}: {cols} x {rows} px of {_pixel_size(self.target)} {raster.unit}, "
             f"{', '.join(self.legend.names)}" + (", brought back to the input's own pixels" if self.matches else ""),
             f"{self.windows:,} windows of {lattice.window[1]} x {lattice.window[0]} px, {kept}: "
@@ -261,7 +258,14 @@ def plan_prediction(
     paths = raster_paths(raster)
     inputs = [*paths, *([] if options.aoi is None else [options.aoi])]
     check_outputs([output, *options.products.files(output).values()], inputs, overwrite=options.overwrite)
-    opened = _open(paths, recipe, options)
+    opened = open_imagery(
+        paths,
+        recipe,
+        bands=options.bands,
+        crs=options.crs,
+        nodata=options.nodata,
+        allow_vrt=options.allow_vrt,
+    )
     identity = _identity(opened, model, fingerprint, options)
     plan = plan_raster(opened, model, engine, options, output=output, identity=identity)
     free = shutil.disk_usage(output.absolute().parent).free
@@ -294,7 +298,7 @@ def plan_raster(
             f"{raster.path} holds {raster.dtype}, the model learned from {recipe.dtype}: their values mean different "
             f"things. Convert the image to {recipe.dtype} as the training images were, or train on images like it"
         )
-    geobox, notes = _grid(raster, recipe, options)
+    geobox, notes = choose_grid(raster, recipe, options.resolution)
     engine = replace(engine, window=options.window or engine.window)
     view = raster.on(geobox)
     lattice, blocks = _tile(view, model, engine, options)
@@ -312,69 +316,6 @@ def plan_raster(
         options=options,
         notes=(*raster.notes, *notes),
     )
-
-
-def raster_paths(raster: Rasters) -> list[str | os.PathLike[str]]:
-    """One path, or several, as a list.
-
-    Raises:
-        PredictionError: none.
-    """
-    paths = [raster] if isinstance(raster, (str, os.PathLike)) else list(raster)
-    if not paths:
-        raise PredictionError("no raster was given: one at least is needed")
-    return paths
-
-
-def choose_bands(recipe: Recipe, options: Options) -> tuple[int, ...]:
-    """Bands to read, one for each that the recipe normalises.
-
-    Raises:
-        PredictionError: too many or too few were asked for.
-    """
-    # Models that are averaged take each band once for each way in which they normalise it.
-    own = len(dict.fromkeys(recipe.bands))
-    bands = tuple(options.bands or recipe.bands)
-    if len(bands) == own:
-        bands *= len(recipe.bands) // own
-    if len(bands) != len(recipe.bands):
-        raise PredictionError(f"bands {_listed(bands)} were asked for: the model takes {own}, give as many")
-    return bands
-
-
-def _open(paths: Sequence[str | os.PathLike[str]], recipe: Recipe, options: Options) -> Raster:
-    bands = choose_bands(recipe, options)
-    drivers = (*DRIVERS, "VRT") if options.allow_vrt else tuple(DRIVERS)
-    for path in paths:
-        with open_dataset(check_file(path, allow_virtual=options.allow_vrt), drivers) as dataset:
-            count = dataset.count
-        if not all(1 <= band <= count for band in bands):
-            raise PredictionError(
-                f"{path} has {count} band{'s' if count != 1 else ''}, the model needs bands {_listed(bands)}: "
-                "use an image like those that it learned from, or say with --bands which bands take their places"
-            )
-    return open_mosaic(paths, bands=bands, crs=options.crs, nodata=options.nodata, allow_vrt=options.allow_vrt)
-
-
-def _grid(raster: Raster, recipe: Recipe, options: Options) -> tuple[GeoBox, list[str]]:
-    """Grid of the mask, and what to know about its resolution."""
-    if options.resolution is None and raster.crs is None and raster.unit == "pixel":
-        told = f"no georeference: its pixels are taken to be of the model's {recipe.resolution:g} m"
-        return raster.grid(None), [f"{raster.path}: {told}; say otherwise with --crs"]
-    notes = []
-    wanted = options.resolution or recipe.resolution
-    if raster.crs is None:
-        notes.append(f"{raster.path}: no CRS: its unit is taken for metres; declare one with --crs")
-    metres = metres_per_unit(raster.geobox)
-    own = max(size * unit for size, unit in zip(raster.resolution, metres, strict=True))
-    if own / recipe.resolution > 2:
-        notes.append(
-            f"{raster.path}: pixels of {own:.3g} m, the model learned from {recipe.resolution:g} m: "
-            f"{own / recipe.resolution:.3g} times coarser, so what it looks for may not be seen"
-        )
-    if not 0.5 <= wanted / recipe.resolution <= 2:
-        notes.append(f"resolution {wanted:g} m, the model learned from {recipe.resolution:g} m: expect poor results")
-    return raster.grid(wanted), notes
 
 
 def _tile(view: RasterView, model: Model, engine: Engine, options: Options) -> tuple[Lattice, Blocks]:
@@ -478,24 +419,6 @@ def _place(engine: Engine, lattice: Lattice, blocks: Blocks) -> dict[str, Any]:
         "windows": {"shape": list(lattice.window), "halo": lattice.halo, "blend": lattice.blend},
         "block": list(blocks.step),
     }
-
-
-def raster_files(raster: Raster) -> list[str]:
-    """The paths that were given for a raster: one, or those of a mosaic."""
-    return [tile.path for tile in raster.file.files] if isinstance(raster.file, Tiles) else [raster.path]
-
-
-def raster_identity(raster: Raster) -> dict[str, Any]:
-    """What tells a raster from a changed one: of each file that it is read from."""
-    files = [file_identity(path) for name in raster_files(raster) for path in files_behind(name)]
-    if len(files) == 1:
-        return files[0]
-    digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:16]
-    return {"path": raster.path, "files": len(files), "content": digest}
-
-
-def _listed(bands: Sequence[int]) -> str:
-    return ", ".join(map(str, dict.fromkeys(bands)))
 
 
 def _pixel_size(geobox: GeoBox) -> str:

@@ -26,10 +26,11 @@ from pystac.extensions.classification import Classification, ClassificationExten
 from pystac.extensions.projection import ProjectionExtension
 
 from gimseg import __version__
+from gimseg.imagery import raster_files
 from gimseg.legend import BACKGROUND, UNLABELLED, Legend
 from gimseg.models import Model, find_model
 from gimseg.outputs import write_text
-from gimseg.preflight import Plan, raster_files
+from gimseg.preflight import Plan
 from gimseg.products import SCALE
 from gimseg.raster_files import GDAL_ERRORS, is_virtual
 from gimseg.rasters import metres_per_unit

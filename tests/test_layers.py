@@ -76,6 +76,7 @@ LAYERS = (
     "products",
     "matching",
     "parts",
+    "imagery",
     "preflight",
     "assembly",
     "loading",

@@ -415,3 +415,24 @@ def test_arrays_that_do_not_suit_the_model_are_refused() -> None:
         predictor.predict_array(np.zeros((1, 4, 5)), geobox)
     with pytest.raises(PredictionError, match="needs a geobox"):
         predictor.predict_array(np.zeros((1, 4, 5), np.uint8))
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_tiles_of_a_real_image_are_predicted_as_the_image(real_data: Path, tmp_path: Path) -> None:
+    """Twice as fine as the model, with a mask: resampling and validity across the tiles' edges."""
+    source = real_data / "buildings" / "banepa_np_00.tif"
+    tiles = []
+    with rasterio.open(source) as image:
+        for row, col in ((0, 0), (0, 517), (400, 0), (400, 517), (800, 0), (800, 517)):
+            window = rasterio.windows.Window(col, row, min(517, 1024 - col), min(400, 1024 - row))
+            place = {"crs": image.crs, "transform": image.window_transform(window)}
+            mask = image.dataset_mask(window=window) > 0
+            tiles.append(write_raster(tmp_path / f"{row}_{col}.tif", image.read(window=window), mask=mask, **place))
+    predictor = Predictor()
+    found = []
+    for name, raster in (("whole", source), ("mosaic", tiles)):
+        done = predictor.predict(raster, tmp_path / f"{name}.tif", products=ALL, match_input=True)
+        found.append([read(path) for path in (done.path, *ALL.files(done.path).values())])
+    assert found[0][0].shape == (1, 1024, 1024) and 0.1 < (found[0][0] == 1).mean() < 0.5
+    assert all(np.array_equal(one, other) for one, other in zip(*found, strict=True))
