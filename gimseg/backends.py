@@ -20,7 +20,8 @@ from gimseg.trials import Memory, Trial, choose, noise, run_trial, trial_key
 BACKENDS = ("auto", "torch", "openvino")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
 REFERENCE = "torch float32"
-_SIDE = 512
+_SIDES = (128, 512)
+"""Of windows in a trial, px: smaller ones tell of calls rather than of the network, larger ones tell no more."""
 _WORTH_S = 20.0
 """Seconds of torch below which a choice, and the start of another library, would not pay."""
 
@@ -186,7 +187,7 @@ def trial_windows(
     """
     recipe = model.recipe
     shape = (window, window) if isinstance(window, int) else window or (recipe.window, recipe.window)
-    rows, cols = (min(side, max(_SIDE // recipe.stride, 1) * recipe.stride) for side in shape)
+    rows, cols = (min(side, max(_SIDES[1] // recipe.stride, 1) * recipe.stride) for side in shape)
     exemplars = read_exemplars(model)
     images = openvino_backend.mosaic(exemplars, (rows, cols)) if exemplars else []
     made = [noise(len(recipe.bands), (rows, cols), seed).numpy()[0] for seed in range(max(0, 2 * batch - len(images)))]
@@ -220,7 +221,8 @@ def _try(
 
 def _pays(megapixels: float, windows: Sequence[torch.Tensor]) -> bool:
     """A trial computes its windows several times over: there must be far more to do."""
-    return megapixels > 10 * sum(images[:, 0].numel() for images in windows) / 1e6
+    large = min(windows[0].shape[-2:]) >= _SIDES[0]
+    return large and megapixels > 10 * sum(images[:, 0].numel() for images in windows) / 1e6
 
 
 def _choose(names: Sequence[str], trials: Sequence[Trial], megapixels: float) -> str:

@@ -100,7 +100,8 @@ def deliver_each(
         model: a Model, its folder, or ``"builtin"``; several are averaged.
         outputs: ``.tif`` the mask; ``.shp``, ``.gpkg``, ``.fgb``, ``.geojson``,
             ``.geojsonl``, ``.parquet`` the polygons; ``.qgz`` a QGIS project that shows them over
-            the image, and where nothing else is named, the mask and a Shapefile beside it; a folder; names with ``{stem}`` for several rasters; see
+            the image, and where nothing else is named, the mask and a Shapefile beside it;
+            a folder; names with ``{stem}`` for several rasters; see
             :func:`gimseg.jobs.plan_jobs`. None: see :func:`gimseg.jobs.default_outputs`.
         mosaic: all rasters are one.
         stac: write a STAC item beside the mask.

@@ -16,6 +16,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,6 @@ class OpenVinoBackend:
 
     def _compile(self, shape: tuple[int, int]) -> Any:
         with _silent_libraries():
-            import openvino
-
             converted = _convert(self._network, len(self._model.recipe.bands), shape)
             if self._precision == "int8":
                 converted = _quantise(converted, self._exemplars, shape)
@@ -103,7 +102,7 @@ class OpenVinoBackend:
                 # Two processes would be bound to the same cores.
                 "ENABLE_CPU_PINNING": False,
             }
-            return openvino.Core().compile_model(converted, "CPU", settings).create_infer_request()
+            return _engine().compile_model(converted, "CPU", settings).create_infer_request()
 
 
 def is_installed() -> bool:
@@ -114,9 +113,7 @@ def is_installed() -> bool:
 def has_bfloat16() -> bool:
     """Whether this CPU computes in bfloat16, as far as OpenVINO knows."""
     with _silent_libraries():
-        import openvino
-
-        return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return "BF16" in _engine().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def threads() -> int:
@@ -169,6 +166,14 @@ def mosaic(images: list[np.ndarray], shape: tuple[int, int]) -> list[np.ndarray]
         bands = [np.concatenate(chosen[row * across : (row + 1) * across], axis=2) for row in range(down)]
         filled.append(np.concatenate(bands, axis=1)[:, :rows, :cols])
     return filled
+
+
+@cache
+def _engine() -> Any:
+    """OpenVINO itself: one for all, since each has threads of its own."""
+    import openvino
+
+    return openvino.Core()
 
 
 def _convert(network: torch.nn.Module, bands: int, shape: tuple[int, int]) -> Any:

@@ -112,7 +112,7 @@ def fuse_norms(network: nn.Module, images: torch.Tensor) -> nn.Module:
     images = images.to(next((weight.device for weight in plain.parameters()), images.device))
     with torch.no_grad():
         for conv, norm in _neighbours(plain, images):
-            together = fuse_conv_bn_eval(fused.get_submodule(conv), fused.get_submodule(norm))  # type: ignore[type-var,arg-type]
+            together = fuse_conv_bn_eval(fused.get_submodule(conv), fused.get_submodule(norm))  # type: ignore[type-var, arg-type]
             fused.set_submodule(conv, together.requires_grad_(False))
             fused.set_submodule(norm, nn.Identity())
         before, after = plain(images), fused(images)

@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import rasterio
@@ -33,7 +34,6 @@ from gimseg.models import Model, Recipe, build_network
 from gimseg.scenes import make_scene
 
 MEAN, STD, CLASSES = 120.0, 50.0, 3
-WINDOW = 512
 PACKAGES = {"monai": "monai", "torchgeo": "torchgeo", "geoai": "geoai-py", "geo_inference": "geo-inference"}
 
 
@@ -57,88 +57,104 @@ def read_pixels(raster: Path) -> torch.Tensor:
         return torch.from_numpy(image.read())[None]
 
 
-# Each: raster, folder of the model, mask to be written (a GeoTIFF, or an array beside its name).
+class Task(NamedTuple):
+    """What each is to do."""
+
+    raster: Path
+    model: Path
+    mask: Path
+    """To be written, a GeoTIFF; or an array beside it, `.npy`."""
+    window: int
+    """Side, px."""
 
 
-def run_one_pass(raster: Path, model: Path, mask: Path) -> None:
+def run_one_pass(task: Task) -> None:
     with torch.inference_mode():
-        np.save(mask.with_suffix(".npy"), network(model)(read_pixels(raster))[0].argmax(0).numpy().astype(np.uint8))
+        np.save(
+            task.mask.with_suffix(".npy"),
+            network(task.model)(read_pixels(task.raster))[0].argmax(0).numpy().astype(np.uint8),
+        )
 
 
-def run_forward(raster: Path, model: Path, mask: Path) -> None:
+def run_forward(task: Task) -> None:
     """The forward passes alone, of windows side by side."""
-    ready = network(model)
-    pixels = read_pixels(raster)
+    ready = network(task.model)
+    pixels = read_pixels(task.raster)
     with torch.inference_mode():
-        for row in range(0, pixels.shape[-2], WINDOW):
-            for col in range(0, pixels.shape[-1], WINDOW):
-                ready(pixels[..., row : row + WINDOW, col : col + WINDOW])
+        for row in range(0, pixels.shape[-2], task.window):
+            for col in range(0, pixels.shape[-1], task.window):
+                ready(pixels[..., row : row + task.window, col : col + task.window])
 
 
-def run_gimseg(raster: Path, model: Path, mask: Path) -> None:
-    Predictor(model, device="cpu", precision="float32").predict(raster, mask)
+def run_gimseg(task: Task) -> None:
+    Predictor(task.model, device="cpu", precision="float32").predict(task.raster, task.mask)
 
 
-def run_gimseg_default(raster: Path, model: Path, mask: Path) -> None:
-    Predictor(model, device="cpu").predict(raster, mask)
+def run_gimseg_default(task: Task) -> None:
+    Predictor(task.model, device="cpu").predict(task.raster, task.mask)
 
 
-def run_monai(raster: Path, model: Path, mask: Path) -> None:
+def run_monai(task: Task) -> None:
     from monai.inferers import sliding_window_inference
 
     with torch.inference_mode():
-        pixels = read_pixels(raster).float()
-        logits = sliding_window_inference(pixels, WINDOW, 1, network(model), overlap=0.25, mode="gaussian")
-        np.save(mask.with_suffix(".npy"), logits[0].argmax(0).numpy().astype(np.uint8))
+        pixels = read_pixels(task.raster).float()
+        logits = sliding_window_inference(pixels, task.window, 1, network(task.model), overlap=0.25, mode="gaussian")
+        np.save(task.mask.with_suffix(".npy"), logits[0].argmax(0).numpy().astype(np.uint8))
 
 
-def run_torchgeo(raster: Path, model: Path, mask: Path) -> None:
+def run_torchgeo(task: Task) -> None:
     """The loop of its tutorials: no stitching, no writing."""
     from torch.utils.data import DataLoader
     from torchgeo.datasets import RasterDataset, stack_samples
     from torchgeo.samplers import GridGeoSampler
 
-    dataset = RasterDataset(str(raster))
+    dataset = RasterDataset(str(task.raster))
     loader = DataLoader(
-        dataset, batch_size=1, sampler=GridGeoSampler(dataset, size=WINDOW, stride=WINDOW), collate_fn=stack_samples
+        dataset,
+        batch_size=1,
+        sampler=GridGeoSampler(dataset, size=task.window, stride=task.window),
+        collate_fn=stack_samples,
     )
-    ready = network(model)
+    ready = network(task.model)
     with torch.inference_mode():
         for sample in loader:
             ready(sample["image"]).argmax(1)
 
 
-def run_geoai_predict_geotiff(raster: Path, model: Path, mask: Path) -> None:
+def run_geoai_predict_geotiff(task: Task) -> None:
     from geoai.inference import predict_geotiff
 
     predict_geotiff(
-        network(model), str(raster), str(mask), tile_size=WINDOW, overlap=WINDOW // 4, batch_size=1,
-        num_classes=CLASSES, preprocess_fn=lambda pixels: pixels.astype(np.float32),
+        network(task.model), str(task.raster), str(task.mask), tile_size=task.window, overlap=task.window // 4,
+        batch_size=1, num_classes=CLASSES, preprocess_fn=lambda pixels: pixels.astype(np.float32),
         postprocess_fn=lambda values: values.argmax(0)[None], output_dtype="uint8", output_nodata=255,
         device="cpu", verbose=False,
     )  # fmt: skip
 
 
-def run_geoai_semantic(raster: Path, model: Path, mask: Path) -> None:
+def run_geoai_semantic(task: Task) -> None:
     from geoai.train import semantic_inference_on_geotiff
 
     semantic_inference_on_geotiff(
-        network(model, 255.0), str(raster), str(mask), window_size=WINDOW, batch_size=1, num_classes=CLASSES,
-        device=torch.device("cpu"), quiet=True,
+        network(task.model, 255.0), str(task.raster), str(task.mask), window_size=task.window,
+        batch_size=1, num_classes=CLASSES, device=torch.device("cpu"), quiet=True,
     )  # fmt: skip
 
 
-def run_geo_inference(raster: Path, model: Path, mask: Path) -> None:
+def run_geo_inference(task: Task) -> None:
     from geo_inference.geo_inference import GeoInference
 
-    scripted = mask.with_suffix(".pt")
-    torch.jit.trace(network(model, 1.0), torch.zeros(1, 3, WINDOW, WINDOW), check_trace=False).save(str(scripted))
-    engine = GeoInference(str(scripted), str(mask.parent), device="cpu", num_classes=CLASSES)
-    written = engine(str(raster), patch_size=WINDOW, workers=1)
-    (mask.parent / written).rename(mask)
+    scripted = task.mask.with_suffix(".pt")
+    torch.jit.trace(network(task.model, 1.0), torch.zeros(1, 3, task.window, task.window), check_trace=False).save(
+        str(scripted)
+    )
+    engine = GeoInference(str(scripted), str(task.mask.parent), device="cpu", num_classes=CLASSES)
+    written = engine(str(task.raster), patch_size=task.window, workers=1)
+    (task.mask.parent / written).rename(task.mask)
 
 
-RUNS: dict[str, tuple[str, Callable[[Path, Path, Path], None]]] = {
+RUNS: dict[str, tuple[str, Callable[[Task], None]]] = {
     "one pass over the whole": ("", run_one_pass),
     "gimseg, float32": ("", run_gimseg),
     "gimseg, defaults": ("", run_gimseg_default),
@@ -156,20 +172,21 @@ def main() -> None:
     parser.add_argument("--peers", default=sys.executable, help="Python that finds the others")
     parser.add_argument("--side", type=int, default=4096, help="of the raster, px")
     parser.add_argument("--only", default="", help="names, or beginnings of them, with commas between")
+    parser.add_argument("--window", type=int, default=512, help="of those that take one, px")
     parser.add_argument("--run", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.run:
         name, raster, model, mask = given.run
-        print(json.dumps(measure(RUNS[name][1], Path(raster), Path(model), Path(mask))))
+        print(json.dumps(measure(RUNS[name][1], Task(Path(raster), Path(model), Path(mask), given.window))))
         return
     chosen = [name for name in RUNS if name.startswith(tuple(given.only.split(",")))]
     with tempfile.TemporaryDirectory() as work:
-        compare(Path(work), given.peers, given.side, chosen)
+        compare(Path(work), given.peers, (given.side, given.window), chosen)
 
 
-def measure(run: Callable[[Path, Path, Path], None], raster: Path, model: Path, mask: Path) -> dict[str, float]:
+def measure(run: Callable[[Task], None], task: Task) -> dict[str, float]:
     before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-    run(raster, model, mask)
+    run(task)
     after = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "wall": time.perf_counter() - started,
@@ -178,10 +195,11 @@ def measure(run: Callable[[Path, Path, Path], None], raster: Path, model: Path, 
     }
 
 
-def compare(work: Path, python: str, side: int, chosen: list[str]) -> None:
+def compare(work: Path, python: str, sides: tuple[int, int], chosen: list[str]) -> None:
+    side, window = sides
     raster, model = work / "raster.tif", make_model(work / "model")
     write_image(raster, side)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {side} x {side} px, windows of {WINDOW} px")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {side} x {side} px, windows of {window} px")
     found: dict[str, dict[str, float]] = {}
     masks: dict[str, np.ndarray] = {}
     for name in chosen:
@@ -191,7 +209,7 @@ def compare(work: Path, python: str, side: int, chosen: list[str]) -> None:
             print(f"{name}: {PACKAGES[package]} is not installed beside this torch")
             continue
         mask = work / f"{len(found)}.tif"
-        command = [python, __file__, "--run", name, str(raster), str(model), str(mask)]
+        command = [python, __file__, "--window", str(window), "--run", name, str(raster), str(model), str(mask)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             print(f"{name} ({version}) failed: {done.stderr.strip().splitlines()[-1]}")
@@ -215,9 +233,9 @@ def make_model(folder: Path) -> Path:
     torch.manual_seed(0)
     unet = build_network("Unet", "resnet34", channels=CLASSES).train()
     with torch.no_grad():
-        for seed in range(8):
-            pixels = torch.from_numpy(make_scene(100 + seed, (WINDOW + 32,) * 2, border=False).image)
-            unet((pixels[None, :, :WINDOW, :WINDOW].float() - MEAN) / STD)
+        for seed in range(4):
+            pixels = torch.from_numpy(make_scene(100 + seed, (256, 256), resolution=0.7, border=False).image)
+            unet((pixels[None].float() - MEAN) / STD)
     legend = Legend.from_dict({"classes": [{"name": "a"}, {"name": "b"}]})
     recipe = Recipe(
         bands=(1, 2, 3),
