@@ -141,3 +141,15 @@ def test_finished_regions_leave_nothing_behind() -> None:
         tracer.feed(strip_of(np.kron(np.eye(16), np.ones((4, 4))).astype(np.uint8) * np.uint8(9), row))
         tracer.feed(strip_of(np.zeros((1, 64), np.uint8), row + 64))
         assert tracer._held == []
+
+
+@pytest.mark.slow
+def test_one_object_as_large_as_the_raster_with_a_million_vertices() -> None:
+    """Spines that hang from the first row, with a tooth in every other one."""
+    rows, columns = np.indices((1600, 1600))
+    mask = ((rows == 0) | (columns % 4 == 0) | ((columns % 4 == 1) & (rows % 2 == 0))).astype(np.uint8)
+    (polygon,) = (one for some in trace(np.array_split(mask, 9)) for one in some.polygons)
+    assert shapely.get_num_coordinates(polygon) > 1_000_000
+    assert polygon.bounds == (0, 0, 1600, 1600) and polygon.area == mask.sum()
+    ((outline, _),) = shapes(mask, mask=mask != 0)
+    assert shapely.equals_exact(shapely.normalize(shapely.geometry.shape(outline)), shapely.normalize(polygon))
