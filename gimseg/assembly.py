@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from gimseg import __version__
+from gimseg.imagery import raster_files
 from gimseg.legend import LEGEND_TAG, UNLABELLED, Legend
 from gimseg.matching import MatchedPlanes, ReadPlanes
 from gimseg.origins import DATE_TAG, MODEL_TAG, image_date
 from gimseg.outputs import move_family
 from gimseg.parts import Parts
-from gimseg.preflight import Plan, raster_files
+from gimseg.preflight import Plan
 from gimseg.products import SCALE
 from gimseg.progress import Progress
 from gimseg.rasters import RasterWriter, Roi, new_raster

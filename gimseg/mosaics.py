@@ -60,6 +60,11 @@ class Tiles:
         """Any part of a row of a tile costs all of it; rows of the whole are of several tiles."""
         return False
 
+    @property
+    def block(self) -> tuple[int, int]:
+        """Rows and columns that are read as one."""
+        return (256, 256)
+
     def is_there(self) -> bool:
         """Whether all tiles still exist."""
         return all(file.is_there() for file in self.files)

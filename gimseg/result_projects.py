@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from gimseg.imagery import raster_files
 from gimseg.legend import Legend
-from gimseg.preflight import raster_files
 from gimseg.qgis import Project, ProjectLayer
 from gimseg.raster_styles import read_image_style
 from gimseg.rasters import Raster
