@@ -13,7 +13,7 @@ from worlds import noise, write_raster
 
 from gimseg import delivery
 from gimseg.delivery import default_outputs, deliver, deliver_each
-from gimseg.errors import OutputError, PredictionError
+from gimseg.errors import OutputError, PredictionError, TilingError
 from gimseg.products import Products
 
 
@@ -86,6 +86,9 @@ def test_what_cannot_be_written_is_told_before_any_work(image: Path, tmp_path: P
     ):
         with pytest.raises(OutputError, match=told):
             deliver(image, brightness_model(), outputs)
+    for shaping in ({"coverage": True}, {"coverage": True, "simplify_m": 1, "connectivity": 8}, {"instances": "size"}):
+        with pytest.raises(TilingError):
+            deliver(image, brightness_model(), tmp_path / "a.gpkg", **shaping)
     assert names(tmp_path) == {"image.tif"}
 
 
