@@ -65,7 +65,9 @@ class Cleaning:
             if not 0 <= getattr(self, name) < np.inf:
                 raise TilingError(f"{name}={getattr(self, name):g}: 0, which leaves the step out, or more is needed")
         if self.coverage and not self.simplify_m:
-            raise TilingError("coverage=True and simplify_m=0: say within how many metres a coverage is simplified")
+            raise TilingError(
+                "coverage=True, simplify_m=0: a coverage is simplified: say within how many metres (--simplify)"
+            )
         if self.coverage and (self.smooth_m or self.right_angles):
             raise TilingError(
                 f"coverage=True with smooth_m={self.smooth_m:g}, right_angles={self.right_angles}: both move outlines "

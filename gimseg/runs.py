@@ -25,6 +25,7 @@ class Runs(NamedTuple):
 
     @classmethod
     def of(cls, block: np.ndarray) -> Runs:
+        """The runs of rows as :func:`padded` gives them."""
         same_right = np.ones(block.shape, bool)
         flat = block.ravel()
         np.equal(flat[1:], flat[:-1], out=same_right.ravel()[:-1])
