@@ -9,16 +9,13 @@ import numpy as np
 
 from gimseg.errors import RasterError
 from gimseg.rasters import Pixels, RasterView
-from gimseg.tiling import Block, Lattice, Roi, Window, chunks, overlap, roi_shape, shift
+from gimseg.tiling import Block, Lattice, Roi, Window, overlap, roi_shape, shift
 from gimseg.vectors import Shapes
-
-PIECE = 256
-"""Side, px, of the squares in which a block is read whose file is damaged."""
 
 
 @dataclass(frozen=True)
 class Unread:
-    """A square of the raster that cannot be read, and why."""
+    """A part of the raster that cannot be read, and why."""
 
     roi: Roi
     reason: str
@@ -127,28 +124,21 @@ def _read(view: RasterView, roi: Roi, shape: tuple[int, int]) -> tuple[Pixels, t
 def _read_in_pieces(view: RasterView, roi: Roi) -> tuple[Pixels, tuple[Unread, ...]]:
     """Read what of a damaged file can be read.
 
-    The pieces lie fixed on the raster: which pixels are lost does not depend on the block.
+    Which pixels are lost does not depend on the block: a larger read succeeds where all its pieces do.
     """
     shape = roi_shape(roi)
     pixels = Pixels(np.zeros((len(view.file.bands), *shape), view.dtype), np.zeros(shape, bool))
     unread = []
-    corner = (slice(roi[0].start // PIECE * PIECE, roi[0].stop), slice(roi[1].start // PIECE * PIECE, roi[1].stop))
-    for rows, cols in chunks(roi_shape(corner), PIECE, PIECE):
-        piece = (
-            slice(rows.start + corner[0].start, rows.start + corner[0].start + PIECE),
-            slice(cols.start + corner[1].start, cols.start + corner[1].start + PIECE),
-        )
-        within = overlap(piece, (slice(0, view.shape[0]), slice(0, view.shape[1])))
-        assert within is not None
-        common = overlap(within, roi)
+    for piece in view.pieces(roi):
+        common = overlap(piece, roi)
         if common is None:
             continue
         try:
             # The whole piece, also where less is needed: so it is lost for every block, or for none.
-            found = view.read_plain(within)
+            found = view.read_plain(piece)
         except RasterError as error:
-            unread.append(Unread(within, str(error)))
+            unread.append(Unread(piece, str(error)))
             continue
-        here, there = shift(common, roi), shift(common, within)
+        here, there = shift(common, roi), shift(common, piece)
         pixels.data[:, *here], pixels.valid[here] = found.data[:, *there], found.valid[there]
     return pixels, tuple(unread)

@@ -126,6 +126,7 @@ class RasterFile:
         alpha: 1-based number of the band that holds validity, or None.
         mask: "" (none), "dataset" (one for all bands) or "band" (one each).
         in_strips: blocks of the file are whole rows: any part of a row costs all of it.
+        block: rows and columns of a block of the file.
     """
 
     path: str
@@ -138,6 +139,7 @@ class RasterFile:
     mask: str = ""
     border: Border | None = None
     in_strips: bool = False
+    block: tuple[int, int] = (256, 256)
 
     def read(self, roi: Roi) -> Pixels:
         """Native values, shape (bands, rows, cols) of `dtype`, and their validity.

@@ -98,6 +98,30 @@ class RasterView:
         """As :meth:`read`, but in the file's own data type where no pixel is resampled: a quarter of the memory."""
         return self._read(roi, self._filter(), self.dtype)
 
+    def pieces(self, roi: Roi) -> Iterator[Roi]:
+        """The parts of the grid that are read, or cannot be read, as one, and that meet a region of it.
+
+        They lie fixed on the grid: blocks of the file, or the squares in which it is resampled.
+        """
+        spans = [self._spans(axis, part) for axis, part in enumerate(roi)]
+        yield from itertools.product(*spans)  # type: ignore[misc]
+
+    def _spans(self, axis: int, part: slice) -> list[slice]:
+        """The pieces along one axis, within the grid."""
+        size = self._to_source.chunk
+        start = self._to_source.anchor[axis]
+        if self._to_source.is_shift:
+            sign, shift = self._to_source.shift[axis]
+            size = self.file.block[axis]
+            # An edge of the file's first block; mirrored, its blocks go the other way.
+            start = -sign * shift
+        numbers = range((part.start - start) // size, -((start - part.stop) // size))
+        spans = (slice(start + number * size, start + (number + 1) * size) for number in numbers)
+        whole = self.shape[axis]
+        return [
+            slice(max(span.start, 0), min(span.stop, whole)) for span in spans if span.stop > 0 and span.start < whole
+        ]
+
     def is_empty(self, roi: Roi) -> bool:
         """Whether it is known, without reading pixels, that none is valid there."""
         window = self._to_source.source_of(roi, self.file.shape)

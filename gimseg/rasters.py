@@ -224,7 +224,16 @@ def open_raster(
         height, width = dataset.block_shapes[0]
         strips = width >= dataset.width > 4 * height
         file = RasterFile(
-            path, drivers, bands, dataset.shape, dtype, values, alpha, mask_kind(dataset), in_strips=strips
+            path,
+            drivers,
+            bands,
+            dataset.shape,
+            dtype,
+            values,
+            alpha,
+            mask_kind(dataset),
+            in_strips=strips,
+            block=(height, width),
         )
         if nodata == "auto":
             border = find_border(dataset, path, bands)

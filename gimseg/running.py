@@ -75,10 +75,10 @@ def check_read(plan: Plan, parts: Parts) -> None:
     unread = parts.unread()
     if not unread:
         return
-    squares = "; ".join(f"rows {item['rows']}, columns {item['cols']}" for item in unread[:_NAMED])
+    places = "; ".join(f"rows {item['rows']}, columns {item['cols']}" for item in unread[:_NAMED])
     more = f" and {len(unread) - _NAMED} more" if len(unread) > _NAMED else ""
     raise RasterError(
-        f"{len(unread)} squares of the mask's grid cannot be read: {squares}{more} ({unread[0]['reason']}). All else "
+        f"{len(unread)} parts of the mask's grid cannot be read: {places}{more} ({unread[0]['reason']}). All else "
         "is finished and kept: give the same again with --on-error nodata to leave them 255, or mend the file"
     )
 
@@ -86,7 +86,7 @@ def check_read(plan: Plan, parts: Parts) -> None:
 def write_unread(plan: Plan, parts: Parts) -> Path | None:
     """List beside the mask what could not be read and is 255 there; None where there is nothing to list.
 
-    The list is CSV; its column ``wkt`` holds squares in the mask's CRS, which QGIS shows.
+    The list is CSV; its column ``wkt`` holds them in the mask's CRS, which QGIS shows.
     """
     unread = parts.unread()
     if not unread:

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,8 @@ def read(path: Path) -> np.ndarray:
 def start(script: str, **values: object) -> subprocess.Popen[str]:
     """A Python process that knows the networks of the tests."""
     text = f"import sys; sys.path.insert(0, {str(TESTS)!r})\n" + textwrap.dedent(script).format(**values)
-    return subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", text], cwd=TESTS.parent, **pipes)
 
 
 RUN = """
@@ -72,6 +74,9 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(tmp_path: Path) -> 
 
 
 INTERRUPTED = """
+    import signal
+    # Who runs in the background may have been told to ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     from gimseg import cli
     from gimseg.models import Model
     from networks_for_tests import Sleepy, model
@@ -164,28 +169,36 @@ def test_out_of_memory_for_the_smallest_window_is_an_error_with_numbers(tmp_path
 
 
 def broken(path: Path) -> Path:
-    """A raster of 600 x 300 px of which rows from about 400 on are missing."""
-    write_raster(path, noise((600, 300)), tiled=True, blockxsize=16, blockysize=16)
+    """A raster of 600 x 300 px of which the lower third is missing."""
+    write_raster(path, noise((600, 300)), tiled=True, blockxsize=64, blockysize=64)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 7 // 10])
     return path
 
 
 @pytest.mark.parametrize("block", [40, 1000])
-def test_what_cannot_be_read_is_named_when_all_else_is_done_or_left_255_and_listed(block: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("resolution", [1.0, 0.7])
+def test_what_cannot_be_read_is_named_when_all_else_is_done_or_left_255_and_listed(
+    block: int, resolution: float, tmp_path: Path
+) -> None:
     raster, output = broken(tmp_path / "image.tif"), tmp_path / "mask.tif"
-    with pytest.raises(RasterError, match=r"squares .* cannot be read: rows 256 to 512, columns 0 to 256; .*nodata"):
-        predict(raster, brightness_model(), output=output, window=64, block_size=block)
+    options = {"window": 64, "block_size": block, "resolution": resolution}
+    with pytest.raises(RasterError, match=r"parts .* cannot be read: rows \d+ to \d+, columns .*; .*nodata"):
+        predict(raster, brightness_model(), output=output, **options)
     assert not output.exists()
-    done = predict(raster, brightness_model(), output=output, window=64, block_size=block, on_error="nodata")
+    done = predict(raster, brightness_model(), output=output, on_error="nodata", **options)
     assert done.resumed == done.blocks
     assert any("mask_unread.csv" in note for note in done.notes)
-    mask = read(output)
-    assert (mask[256:] == 255).all()
-    assert (mask[:256] != 255).all()
-    listed = (tmp_path / "mask_unread.csv").read_text().splitlines()
-    assert len(set(listed)) == 5
-    assert listed[1].startswith("256 to 512,0 to 256,")
-    assert "POLYGON" in listed[1]
+    listed = sorted(set((tmp_path / "mask_unread.csv").read_text().splitlines()[1:]))
+    assert "POLYGON" in listed[0]
+    lost = np.zeros(read(output).shape, bool)
+    for line in listed:
+        rows, cols = (slice(*map(int, part.split(" to "))) for part in line.split(",")[:2])
+        lost[rows, cols] = True
+    assert np.array_equal(read(output) == 255, lost)
+    assert 0.2 < lost.mean() < 0.5
+    # The same pixels, whatever the block.
+    again = predict(raster, brightness_model(), output=tmp_path / "again.tif", on_error="nodata", resolution=resolution)
+    assert np.array_equal(read(again.path), read(output))
 
 
 FULL = """
