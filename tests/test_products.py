@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from networks_for_tests import recipe
 
@@ -78,6 +78,7 @@ def test_a_threshold_means_the_same_for_one_class_and_for_several() -> None:
         assert torch.equal(Products(threshold={"tin": level}).decide(shares, recipe(legend=ROOFS)) == 3, wanted)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.floats(0.05, 0.95), st.floats(0.05, 0.95), st.integers(0, 9))
 def test_a_class_is_taken_only_above_its_threshold_and_a_lower_one_takes_no_less(one: float, two: float, seed) -> None:
     low, high = sorted((one, two))
