@@ -76,7 +76,7 @@ def test_train_evaluate_info_vectorize(world: Path, tmp_path: Path, capsys: pyte
     quick = ["--epochs", "1", "--windows-per-epoch", "8", "--window", "64", "--encoder", "resnet18", "--exemplars", "1"]
     assert run("train", world / "data.toml", "-o", tmp_path / "m", *quick, "--quiet") == 0
     assert run("info", tmp_path / "m") == 0
-    assert "halo" in capsys.readouterr().out
+    assert "reach" in capsys.readouterr().out
     assert run("info", world / "data.toml", "--plot", tmp_path / "sheet.png") == 0
     out = capsys.readouterr().out
     assert "81" in out and "unlabelled" in out and (tmp_path / "sheet.png").stat().st_size > 10_000
