@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from gimseg import openvino_backend
+from gimseg.averaging import AveragedNetwork
 from gimseg.errors import PredictionError
 from gimseg.models import Model
 from gimseg.openvino_backend import OpenVinoBackend, read_exemplars
@@ -43,6 +44,27 @@ class Backend(Protocol):
             DeviceMemoryError: too many images, or too large ones.
         """
         ...
+
+
+class AveragedBackend:
+    """Several networks, each computed by a backend of its own, and averaged in float32 outside of them.
+
+    Args:
+        network: says over what.
+        members: compute its networks, in order.
+    """
+
+    note = ""
+
+    def __init__(self, network: AveragedNetwork, members: Sequence[Backend]) -> None:
+        self.name = members[0].name
+        self._network = network
+        self._members = tuple(members)
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """See :meth:`Backend.logits`."""
+        with torch.inference_mode():
+            return self._network.average([member.logits for member in self._members], images)
 
 
 def open_backend(
@@ -106,6 +128,8 @@ def backend_by_name(model: Model, device: torch.device, name: str) -> Backend:
     Raises:
         PredictionError: there is none of this name here.
     """
+    if isinstance(model.network, AveragedNetwork):
+        return AveragedBackend(model.network, [backend_by_name(part, device, name) for part in model.network.models])
     library, _, precision = name.partition(" ")
     if library == "torch":
         return TorchBackend(model, device, precision)

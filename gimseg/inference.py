@@ -1,43 +1,52 @@
-"""Raster and model to a mask: in blocks, in bounded memory, and resumable.
-
-Reading, the network and writing overlap in time: one thread reads and normalises a
-few blocks ahead, the caller's runs the network, one writes what is finished.
-"""
+"""Raster and model to a mask: in blocks, in bounded memory, and resumable."""
 
 from __future__ import annotations
 
-import copy
-import json
+import inspect
+import math
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from odc.geo.geobox import GeoBox
 
-from gimseg import __version__
-from gimseg.errors import PredictionError
-from gimseg.legend import LEGEND_TAG, UNLABELLED, Legend
-from gimseg.models import Model
-from gimseg.parts import Parts
-from gimseg.preflight import Options, Plan, plan_lattice, plan_prediction
+from gimseg.arrays import PredictedArray, array_raster, from_xarray, is_xarray
+from gimseg.assembly import assemble, name_counts, plane_reader, plane_slices
+from gimseg.averaging import Augmentations, Models, load_models
+from gimseg.backends import Backend, backend_by_name, candidates, open_backend
+from gimseg.computing import Computation, Network
+from gimseg.errors import DeviceMemoryError, PredictionError, RasterError
+from gimseg.imagery import Rasters, choose_bands
+from gimseg.legend import UNLABELLED
+from gimseg.loading import Loaded, load_block
+from gimseg.matching import ReadPlanes
+from gimseg.parts import Parts, read_manifest
+from gimseg.pipeline import map_ahead
+from gimseg.preflight import (
+    Engine,
+    Options,
+    Plan,
+    choose_blocks,
+    plan_prediction,
+    plan_raster,
+    shrink,
+)
+from gimseg.products import Products, to_shares
 from gimseg.progress import Progress, format_duration, silent
-from gimseg.rasters import RasterView, Roi, new_raster
-from gimseg.stitching import Mosaic, stitch
-from gimseg.tiling import Block, Lattice, chunks, plan_blocks, plan_windows, roi_shape, shift
+from gimseg.rasters import RasterView, Roi
+from gimseg.running import check_read, pixels_of, predict_blocks, write_unread
+from gimseg.tiling import Block, Lattice, chunks
+from gimseg.window_choice import choose_lattice
+from gimseg.workers import predict_on_devices
 
 __all__ = ["Options", "Plan", "Prediction", "Predictor", "predict"]
 
-RUN_TAG = "gimseg_run"
-"""Tag of a mask that names its run: `Plan.run_id`."""
-_AHEAD = 2
-T = TypeVar("T")
+_TIMED = 512
 
 
 @dataclass(frozen=True)
@@ -71,25 +80,28 @@ class Prediction:
         return "\n".join([head, *self.notes])
 
 
-class _Loaded(NamedTuple):
-    block: Block
-    image: np.ndarray | None
-    """float32 (bands, rows, cols) of `block.read`; None: nothing to predict."""
-    wanted: np.ndarray
-    """bool (rows, cols) of `block.core`: valid and inside the AoI."""
+class _Asked(NamedTuple):
+    """What a caller said of the backend."""
+
+    backend: str
+    precision: str
 
 
 class Predictor:
     """A loaded network for any number of rasters.
 
     Args:
-        model: a Model, its folder, or ``"builtin"``.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
-        precision: ``"float32"``, ``"bfloat16"``, or ``"auto"``: bfloat16 on CUDA, float32 elsewhere.
+        model: a Model, its folder, or ``"builtin"``; several, whose probabilities are averaged.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; several of one kind,
+            as ``"cuda:0,cuda:1"``, have a process each and share the blocks.
+        backend: see :func:`gimseg.backends.open_backend`.
+        precision: see there.
         batch: windows at once; None: 1, and 4 on CUDA.
+        tta: views of the image that probabilities are averaged over: ``"flips"``, four,
+            or ``"symmetries"``, eight: that many times the work.
 
     Raises:
-        PredictionError: there is no such device or precision.
+        PredictionError: there is no such device or precision, or models do not belong together.
         ModelError: the model cannot be loaded.
 
     Example::
@@ -101,33 +113,86 @@ class Predictor:
 
     def __init__(
         self,
-        model: Model | str | os.PathLike[str] = "builtin",
+        model: Models = "builtin",
         *,
         device: str = "auto",
+        backend: str = "auto",
         precision: str = "auto",
         batch: int | None = None,
+        tta: Augmentations | None = None,
     ) -> None:
-        self.model = model if isinstance(model, Model) else Model.load(model)
-        self.device = _choose_device(device)
-        self.precision = _choose_precision(precision, self.device)
-        self.batch = batch or (4 if self.device.type == "cuda" else 1)
+        self.model = load_models(model, tta)
+        self.devices = tuple(_choose_device(name.strip()) for name in device.split(","))
+        self.device = self.devices[0]
+        if {item.type for item in self.devices} != {self.device.type}:
+            raise PredictionError(f"devices {device}: of one kind, or the same pixels would differ")
         self.fingerprint = self.model.fingerprint()
-        # A copy: the caller's network stays where it is, and as it is.
-        network = copy.deepcopy(self.model.network).eval().to(self.device)
-        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._asked = _Asked(backend, precision)
+        self._chosen_here = {"backend": len(candidates(self.device, *self._asked)) > 1, "batch": batch is None}
+        self._batch = batch or (4 if self.device.type == "cuda" else 1)
+        self._backends: dict[str, Backend] = {}
 
-    def plan(self, raster: str | os.PathLike[str], output: str | os.PathLike[str], **options: Any) -> Plan:
+    def plan(self, raster: Rasters, output: str | os.PathLike[str], **options: Any) -> Plan:
         """Check everything that can be checked before the first window; see :func:`predict` for the options.
 
         Raises:
             GimsegError: what stands in the way.
         """
-        engine = {"device": self.device.type, "precision": self.precision, "batch": self.batch}
-        return plan_prediction(raster, output, self.model, self.fingerprint, engine, Options(**options))
+        given = Options(**options)
+        engine = Engine(self.device, batch=self._batch)
+        if not given.restart:
+            engine = self._as_before(engine, output)
+        return self._decided(plan_prediction(raster, output, self.model, self.fingerprint, engine, given))
+
+    def _decided(self, plan: Plan) -> Plan:
+        """The plan with the backend that is the fastest for as much work as it is."""
+        if plan.engine.backend:
+            return plan
+        backend = self._choose_backend(plan.lattice)
+        return plan.computed_by(backend.name, backend.note)
+
+    def _choose_backend(self, lattice: Lattice) -> Backend:
+        megapixels = math.prod(lattice.shape) * lattice.cost / 1e6
+        chosen = open_backend(
+            self.model,
+            self.device,
+            backend=self._asked.backend,
+            precision=self._asked.precision,
+            window=lattice.window,
+            batch=self._batch,
+            megapixels=megapixels,
+        )
+        return self._backends.setdefault(chosen.name, chosen)
+
+    def _as_before(self, engine: Engine, output: str | os.PathLike[str]) -> Engine:
+        """What a run that goes on had chosen, where nobody asks for something else."""
+        before = read_manifest(output).get("engine", {})
+        if before.get("device") != engine.device.type:
+            return engine
+        kept = {name: before[name] for name, free in self._chosen_here.items() if free and name in before}
+        return replace(engine, window=before.get("window"), **kept)
+
+    def estimate(self, plan: Plan) -> float:
+        """Seconds that the network will take, about: one window, or a part of it, is timed."""
+        network = self._network(plan)
+        side = min(*plan.lattice.window, max(_TIMED, plan.lattice.stride)) // plan.lattice.stride * plan.lattice.stride
+        values = np.zeros((plan.engine.batch, len(self.model.recipe.bands), side, side), plan.view.dtype)
+        valid = np.ones((plan.engine.batch, side, side), bool)
+        for _ in range(2):  # what is done for the first time takes longer
+            started = time.monotonic()
+            network.encode(network.probabilities(values, valid)).to_array()
+            seconds = time.monotonic() - started
+        return seconds * plan.lattice.cost * math.prod(plan.lattice.shape) / (plan.engine.batch * side**2)
+
+    def _network(self, plan: Plan) -> Network:
+        name = plan.engine.backend
+        if name not in self._backends:
+            self._backends[name] = backend_by_name(self.model, self.device, name)
+        return Network(self._backends[name], self.model.recipe, plan.products, self.device)
 
     def predict(
         self,
-        raster: str | os.PathLike[str],
+        raster: Rasters,
         output: str | os.PathLike[str],
         *,
         progress: Progress = silent,
@@ -139,29 +204,93 @@ class Predictor:
     def run(self, plan: Plan, *, progress: Progress = silent) -> Prediction:
         """Do what was planned.
 
+        Where the device runs out of memory, with half the batch, then half the window;
+        finished blocks, which other windows made, are thrown away then.
+
         Raises:
             PredictionError: another run is writing this output.
             ResumeError: finished blocks are there that belong to another run.
-            RasterError: a window cannot be read; finished blocks stay.
+            RasterError: something cannot be read; finished blocks stay.
             OutputError: the disk refuses.
+            DeviceMemoryError: the smallest window is still too large.
         """
+        while True:
+            try:
+                return self._run(plan, progress)
+            except DeviceMemoryError as error:
+                smaller = shrink(plan, self.model)
+                if smaller is None:
+                    side = max(plan.lattice.window)
+                    raise DeviceMemoryError(
+                        f"{error}: {plan.engine.batch} window of {side} px is the least that holds what the network "
+                        f"looks at, {self.model.recipe.halo} px around each pixel; take a device with more memory"
+                    ) from error
+                plan = smaller
+
+    def _run(self, plan: Plan, progress: Progress) -> Prediction:
         started = time.monotonic()
-        with Parts(plan.output, plan.identity, restart=plan.options.restart) as parts:
-            todo = [block for block in plan.blocks if not parts.has(block)]
-            self._predict_blocks(plan, parts, todo, progress)
-            counts = _assemble(plan, parts, self._tags(plan), progress)
+        with Parts(plan.output, plan.identity, planes=plan.planes, restart=plan.options.restart) as parts:
+            skip_damaged = plan.options.on_error == "nodata"
+            todo = parts.unfinished(plan.blocks, keep_damaged=skip_damaged)
+            if len(self.devices) > 1:
+                predict_on_devices(plan, self.model, self.devices, parts, progress)
+            else:
+                predict_blocks(plan, self._network(plan), parts, todo, progress, pixels_of(todo))
+            if not skip_damaged:
+                check_read(plan, parts)
+            counts = assemble(plan, parts, progress)
+            listed = write_unread(plan, parts)
             parts.remove()
+        told = () if listed is None else (f"what could not be read is 255, and listed in {listed}",)
         return Prediction(
             path=plan.output,
             counts=name_counts(counts, self.model.recipe.legend),
-            shape=plan.lattice.shape,
+            shape=plan.shape,
             seconds=time.monotonic() - started,
             blocks=len(plan.blocks),
             resumed=len(plan.blocks) - len(todo),
-            notes=plan.notes,
+            notes=(*plan.notes, *told),
         )
 
-    def blocks(self, view: RasterView, block_size: int = 2048) -> Iterator[tuple[Roi, np.ndarray]]:
+    def predict_array(self, array: Any, geobox: GeoBox | None = None, **options: Any) -> PredictedArray:
+        """Segment an array in memory; reads and writes no file.
+
+        What is predicted is, byte for byte, what a file of these pixels on this grid gives.
+
+        Args:
+            array: numpy (bands, rows, cols) or (rows, cols), or an xarray DataArray or
+                Dataset, whose grid odc-geo finds. Its bands are counted from 1, as those of a file.
+            geobox: grid of a numpy array.
+            **options: fields of :class:`gimseg.preflight.Options`. ``nodata`` is a number.
+                ``match_input=True`` gives the result on the array's own grid.
+
+        Returns:
+            classes, and what else ``products`` asks for.
+
+        Raises:
+            GimsegError: array, grid, model and options do not fit.
+        """
+        chosen = Options(**options)
+        if is_xarray(array):
+            array, geobox, nodata = from_xarray(array)
+            chosen = chosen if chosen.nodata is not None else replace(chosen, nodata=nodata)
+        if geobox is None or isinstance(chosen.nodata, str):
+            raise PredictionError("an array needs a geobox, and its nodata is a number or nothing")
+        bands = choose_bands(self.model.recipe, chosen.bands)
+        raster = array_raster(array, geobox, bands=bands, nodata=chosen.nodata)
+        plan = self._decided(plan_raster(raster, self.model, Engine(self.device, batch=self._batch), chosen))
+        predicted = np.full((plan.planes, *plan.lattice.shape), UNLABELLED, np.uint8)
+
+        def load(block: Block) -> Loaded:
+            return load_block(plan.view, plan.lattice, block, plan.aoi)
+
+        loaded = map_ahead(load, plan.blocks, threads=1, limit=1)
+        for step in Computation(self._network(plan), plan.lattice, plan.engine.batch).run(loaded):
+            if step.finished is not None:
+                predicted[:, *step.finished.block.core] = step.finished.values
+        return _to_array(plan, plane_reader(plan, lambda roi: predicted[:, *roi]))
+
+    def blocks(self, view: RasterView, block_size: int | None = None) -> Iterator[tuple[Roi, np.ndarray]]:
         """Predict a raster block by block, writing nothing.
 
         Args:
@@ -173,96 +302,31 @@ class Predictor:
             where there is no image.
 
         Raises:
-            RasterError: a window cannot be read.
+            RasterError: a part cannot be read.
         """
-        lattice = plan_lattice((view.shape[0], view.shape[1]), self.model)
-        for block in plan_blocks(lattice, block_size):
-            pixels = view.read(block.read)
-            wanted = pixels.valid[shift(block.core, block.read)]
-            image = self.model.recipe.prepare(pixels)
-            yield block.core, self.predict_block(image, block, lattice, wanted)
+        lattice = choose_lattice(view.shape, self.model, self.device, batch=self._batch)
+        blocks = choose_blocks(view, lattice, self.model.recipe.legend.n_channels, block_size)
+        network = Network(self._choose_backend(lattice), self.model.recipe, Products(), self.device)
+        loaded = map_ahead(lambda block: load_block(view, lattice, block), blocks, threads=1, limit=1)
+        for step in Computation(network, lattice, self._batch).run(loaded):
+            if step.finished is not None:
+                if step.finished.unread:
+                    raise RasterError(step.finished.unread[0].reason)
+                yield step.finished.block.core, step.finished.values[0]
 
-    def predict_block(self, image: np.ndarray, block: Block, lattice: Lattice, wanted: np.ndarray) -> np.ndarray:
-        """Classes of a block.
 
-        Args:
-            image: normalised float32 (bands, rows, cols) of `block.read`.
-            block: where.
-            lattice: of the raster.
-            wanted: bool (rows, cols) of `block.core`; other pixels become 255, and
-                windows without any are not computed.
-
-        Returns:
-            uint8 (rows, cols) of `block.core`.
-        """
-        mosaic = Mosaic(block.core)
-        asked = []
-        for window in plan_windows(lattice, block):
-            if wanted[shift(window.core, block.core)].any():
-                asked.append(window)
-            else:
-                mosaic.skip(window)
-        stitch(mosaic, asked, image, block.read, self.classify, batch=self.batch)
-        return np.where(wanted, mosaic.to_array(), np.uint8(UNLABELLED))
-
-    def classify(self, images: np.ndarray) -> np.ndarray:
-        """Normalised float32 (N, bands, rows, cols) to raster values, uint8 (N, rows, cols)."""
-        half = self.precision == "bfloat16"
-        context = torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext()
-        with torch.inference_mode(), context:
-            batch = torch.from_numpy(images).to(self.device, memory_format=torch.channels_last)
-            return self.model.recipe.classify(self._network(batch).float())
-
-    def _predict_blocks(self, plan: Plan, parts: Parts, todo: Sequence[Block], progress: Progress) -> None:
-        total = sum(np.prod(block.shape) for block in todo) / 1e6
-        done = 0.0
-        readers, writers = ThreadPoolExecutor(1, "gimseg-reader"), ThreadPoolExecutor(1, "gimseg-writer")
-        writing: deque[Future[None]] = deque()
-        try:
-            progress("predict", 0, total, "Mpx")
-            for loaded in _ahead(readers, lambda block: _load(plan, self.model, block), todo):
-                values = self._predict_loaded(plan, loaded)
-                if len(writing) >= _AHEAD:
-                    writing.popleft().result()
-                writing.append(writers.submit(parts.write, loaded.block, values, plan.geobox))
-                done += float(np.prod(loaded.block.shape)) / 1e6
-                progress("predict", done, total, "Mpx")
-            while writing:
-                writing.popleft().result()
-        finally:
-            readers.shutdown(cancel_futures=True)
-            # What is computed is worth keeping, also when the run is being stopped.
-            writers.shutdown()
-
-    def _predict_loaded(self, plan: Plan, loaded: _Loaded) -> np.ndarray:
-        if loaded.image is None:
-            return np.full(loaded.block.shape, UNLABELLED, np.uint8)
-        return self.predict_block(loaded.image, loaded.block, plan.lattice, loaded.wanted)
-
-    def _tags(self, plan: Plan) -> dict[str, str]:
-        """Where the mask comes from. No time: the same run ends with the same bytes."""
-        recipe = self.model.recipe
-        return {
-            "TIFFTAG_SOFTWARE": f"gimseg {__version__}",
-            "gimseg_model": self.model.name,
-            "gimseg_model_fingerprint": self.fingerprint,
-            "gimseg_raster": Path(plan.raster.path).name,
-            "gimseg_resolution": " ".join(f"{size:.9g}" for size in plan.resolution),
-            "gimseg_window": str(recipe.window),
-            "gimseg_halo": str(recipe.halo),
-            "gimseg_precision": self.precision,
-            RUN_TAG: plan.run_id,
-            LEGEND_TAG: json.dumps(plan.legend.to_dict()),
-        }
+ENGINE_NAMES = tuple(name for name in inspect.signature(Predictor).parameters if name != "model")
+"""What can be said of a :class:`Predictor` besides its model."""
 
 
 def predict(
-    raster: str | os.PathLike[str],
-    model: Model | str | os.PathLike[str] = "builtin",
+    raster: Rasters,
+    model: Models = "builtin",
     *,
     output: str | os.PathLike[str],
     device: str = "auto",
     precision: str = "auto",
+    tta: Augmentations | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> Prediction:
@@ -272,14 +336,16 @@ def predict(
     way, and ends with the same bytes.
 
     Args:
-        raster: georeferenced image.
-        model: a Model, its folder, or ``"builtin"``.
-        output: the mask, ``.tif``.
+        raster: georeferenced image; several are one mosaic.
+        model: a Model, its folder, or ``"builtin"``; several are averaged.
+        output: the mask, ``.tif``; what else is asked for is written beside it.
         device: see :class:`Predictor`.
         precision: see :class:`Predictor`.
+        tta: see :class:`Predictor`.
         progress: told how far the work is.
-        **options: fields of :class:`gimseg.preflight.Options`: ``aoi``, ``bands``,
-            ``nodata``, ``crs``, ``vector_crs``, ``resolution``, ``block_size``, ``overwrite``, ``restart``.
+        **options: fields of :class:`gimseg.preflight.Options`: ``products``, ``aoi``, ``bands``,
+            ``nodata``, ``crs``, ``vector_crs``, ``resolution``, ``match_input``, ``allow_vrt``, ``cog``,
+            ``block_size``, ``window``, ``blend``, ``on_error``, ``overwrite``, ``restart``.
 
     Returns:
         what was made.
@@ -287,64 +353,25 @@ def predict(
     Raises:
         GimsegError: what stands in the way, before the first window where it can be known.
     """
-    return Predictor(model, device=device, precision=precision).predict(raster, output, progress=progress, **options)
+    predictor = Predictor(model, device=device, precision=precision, tta=tta)
+    return predictor.predict(raster, output, progress=progress, **options)
 
 
-def _load(plan: Plan, model: Model, block: Block) -> _Loaded:
-    """Read and normalise a block with its halo, if anything in it is asked for."""
-    nothing = np.zeros(block.shape, bool)
-    inside = None if plan.aoi is None else plan.aoi.burn_mask(plan.geobox[block.core])
-    if inside is not None and not inside.any():
-        return _Loaded(block, None, nothing)
-    pixels = plan.view.read(block.read)
-    wanted = pixels.valid[shift(block.core, block.read)]
-    if inside is not None:
-        wanted = wanted & inside
-    if not wanted.any():
-        return _Loaded(block, None, nothing)
-    return _Loaded(block, model.recipe.prepare(pixels), wanted)
-
-
-def _ahead(pool: ThreadPoolExecutor, work: Callable[[Block], T], blocks: Sequence[Block]) -> Iterator[T]:
-    """Results in order, a few computed before they are asked for."""
-    coming: deque[Future[T]] = deque()
-    for block in blocks:
-        coming.append(pool.submit(work, block))
-        if len(coming) > _AHEAD:
-            yield coming.popleft().result()
-    while coming:
-        yield coming.popleft().result()
-
-
-def _assemble(plan: Plan, parts: Parts, tags: dict[str, str], progress: Progress) -> np.ndarray:
-    """Finished blocks to one GeoTIFF; pixels by value, int64 (256)."""
-    counts = np.zeros(256, np.int64)
-    legend = plan.legend
-    total, done = float(np.prod(plan.lattice.shape)) / 1e6, 0.0
-    writer = new_raster(
-        plan.output,
-        plan.geobox,
-        nodata=UNLABELLED,
-        overwrite=plan.options.overwrite,
-        colours=legend.colours,
-        tags=tags,
-        category_names={0: "background", **dict(zip(legend.values, legend.names, strict=True))},
+def _to_array(plan: Plan, read: ReadPlanes) -> PredictedArray:
+    planes = np.empty((plan.planes, *plan.shape), np.uint8)
+    for roi in chunks(plan.shape, 512, 4096):
+        planes[:, *roi] = read(roi)
+    slices = plane_slices(plan)
+    shares = {name: to_shares(planes[place]) for name, place in slices.items() if name != "classes"}
+    uncertainty = shares.get("uncertainty")
+    return PredictedArray(
+        geobox=plan.target,
+        legend=plan.legend,
+        classes=planes[0],
+        probabilities=shares.get("probabilities"),
+        uncertainty=None if uncertainty is None else uncertainty[0],
+        notes=plan.notes,
     )
-    with writer as raster:
-        # Whole tiles, always in the same order: the bytes do not tell how large the blocks were.
-        for roi in chunks(plan.lattice.shape, 512, 4096):
-            values = parts.read(roi, plan.blocks_at(roi))
-            raster.write(values, roi)
-            counts += np.bincount(values.ravel(), minlength=256)
-            done += float(np.prod(roi_shape(roi))) / 1e6
-            progress("write", done, total, "Mpx")
-    return counts
-
-
-def name_counts(counts: np.ndarray, legend: Legend) -> dict[str, int]:
-    """Pixels by value, (256,), as pixels by class name."""
-    values = {"background": 0, **dict(zip(legend.names, legend.values, strict=True)), "no data": UNLABELLED}
-    return {name: int(counts[value]) for name, value in values.items()}
 
 
 def _choose_device(device: str) -> torch.device:
@@ -357,9 +384,3 @@ def _choose_device(device: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise PredictionError(f"device {device!r} cannot be used ({reason}): take auto, cpu or cuda") from error
     return chosen
-
-
-def _choose_precision(precision: str, device: torch.device) -> str:
-    if precision not in ("auto", "float32", "bfloat16"):
-        raise PredictionError(f"precision {precision!r}: auto, float32 or bfloat16 is needed")
-    return precision if precision != "auto" else "bfloat16" if device.type == "cuda" else "float32"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from gimseg.datasets import Datasets, read_datasets
 from gimseg.errors import DatasetError
@@ -19,7 +20,11 @@ from gimseg.outputs import check_outputs, staged
 from gimseg.pictures import Panel, draw_contact_sheet, label_overlay
 from gimseg.progress import Progress, silent
 from gimseg.rasters import Raster, metres_per_unit, open_raster
+from gimseg.recipes import Recipe
 from gimseg.sampling import Survey, WindowSampler, survey
+from gimseg.window_choice import choose_lattice, memory_per_pixel
+
+_LARGE = 40_000
 
 
 def describe(
@@ -117,13 +122,27 @@ def describe_model(model: Model) -> list[str]:
         ("classes", ", ".join(recipe.legend.names)),
         ("bands", f"{', '.join(map(str, recipe.bands))} ({recipe.dtype})"),
         ("resolution", f"{recipe.resolution:g} {unit} per pixel"),
-        ("window, halo, stride", f"{recipe.window}, {recipe.halo}, {recipe.stride} px"),
-        ("cost of the halo", f"{(recipe.window / (recipe.window - 2 * recipe.halo)) ** 2:.2f} times the pixels"),
+        ("window, stride", f"{recipe.window}, {recipe.stride} px"),
+        ("reach", _reach(recipe)),
+        ("prediction", _prediction(model)),
         ("threshold", f"{recipe.threshold:g}" if recipe.legend.is_binary else "highest probability"),
         ("fingerprint", model.fingerprint()),
         *((f"scores, {split}", _scores(values)) for split, values in model.scores.items()),
     ]
     return [f"{name:<22}{value}" for name, value in rows]
+
+
+def _reach(recipe: Recipe) -> str:
+    if recipe.blend:
+        return "the whole window: windows are blended where they overlap"
+    return f"{recipe.halo} px: what lies further away hardly changes a class; so wide is the halo"
+
+
+def _prediction(model: Model) -> str:
+    """Windows and cost for a large raster on this machine's processor."""
+    lattice = choose_lattice((_LARGE, _LARGE), model, torch.device("cpu"))
+    memory = memory_per_pixel(model) * lattice.window[0] * lattice.window[1]
+    return f"windows of {lattice.window[0]} px, {lattice.cost:.2f} times the pixels, {memory / 1e6:,.0f} MB (CPU)"
 
 
 def describe_raster(raster: Raster) -> list[str]:

@@ -24,7 +24,7 @@ from gimseg import __version__
 from gimseg.errors import LegendError, ModelError, OutputError
 from gimseg.networks import build_network, check_window, network_names, network_stride
 from gimseg.outputs import check_writable
-from gimseg.reach import measure_halo
+from gimseg.reach import measure_reach
 from gimseg.recipes import Recipe
 
 __all__ = [
@@ -33,7 +33,7 @@ __all__ = [
     "build_network",
     "check_model_output",
     "check_window",
-    "measure_halo",
+    "measure_reach",
     "network_names",
     "network_stride",
     "render_card",
@@ -150,7 +150,7 @@ class Model:
         Raises:
             ModelError: no model there, a pickled checkpoint, or files that do not fit together.
         """
-        path = _find(folder)
+        path = find_model(folder)
         values = _read_json(path / _VALUES)
         if values.get("format") != FORMAT:
             raise ModelError(
@@ -265,7 +265,12 @@ def _move(stage: Path, folder: Path) -> None:
         os.replace(stage / name, folder / name)
 
 
-def _find(folder: str | os.PathLike[str]) -> Path:
+def find_model(folder: str | os.PathLike[str]) -> Path:
+    """The folder of a model; ``"builtin"`` is the one in the package.
+
+    Raises:
+        ModelError: no model lies there, or a pickled checkpoint.
+    """
     if str(folder) == "builtin":
         path = Path(str(importlib.resources.files("gimseg"))) / "builtin" / "buildings"
         if not (path / _VALUES).is_file():

@@ -1,17 +1,19 @@
 """Finished blocks of a run, kept beside its output until that is complete.
 
 The folder ``.<output name>.parts`` holds ``manifest.json``, which pins raster, model
-and options, and one GeoTIFF for each finished block, moved into place whole. So a run
-that was stopped goes on where it was, and never mixes with another one.
+and options, and one GeoTIFF for each finished block with a band for each plane, moved
+into place whole. So a run that was stopped goes on where it was, and never mixes with
+another one.
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -42,6 +44,7 @@ class Parts:
     Args:
         output: file that they become.
         identity: what makes the run what it is, by name: plain values that JSON holds.
+        planes: of bytes, of each pixel.
         restart: throw away what an earlier run left.
 
     Raises:
@@ -50,8 +53,11 @@ class Parts:
         OutputError: the folder cannot be written.
     """
 
-    def __init__(self, output: str | os.PathLike[str], identity: Mapping[str, Any], *, restart: bool = False) -> None:
+    def __init__(
+        self, output: str | os.PathLike[str], identity: Mapping[str, Any], *, planes: int = 1, restart: bool = False
+    ) -> None:
         self.output = Path(output)
+        self.planes = planes
         self.folder = parts_folder(output)
         self._identity = json.loads(json.dumps(identity))
         self._restart = restart
@@ -63,6 +69,7 @@ class Parts:
             self._lock = _locked(self.folder / "lock", self.output)
             if self._restart:
                 self._clear()
+            self._sweep()
             self._check_manifest()
         except OSError as error:
             self.__exit__(None, None, None)
@@ -83,45 +90,90 @@ class Parts:
 
     def path(self, block: Block) -> Path:
         """Where a block is, or will be."""
-        return self.folder / f"block_{block.row}_{block.col}.tif"
+        return self.folder / f"{_name(block)}.tif"
 
-    def has(self, block: Block) -> bool:
-        """Whether a block is finished."""
-        return self.path(block).exists()
+    def unfinished(self, blocks: Iterable[Block], *, keep_damaged: bool = False) -> list[Block]:
+        """Those of the blocks that are not finished.
 
-    def write(self, block: Block, values: np.ndarray, geobox: GeoBox) -> None:
-        """Keep a finished block, uint8 (rows, cols) of its core.
+        Args:
+            blocks: of the raster.
+            keep_damaged: a block of which something could not be read counts as finished.
+        """
+        there = {path.name for path in self.folder.iterdir()}
+
+        def is_finished(block: Block) -> bool:
+            name = _name(block)
+            damaged = f"{name}.unread.json" in there and not keep_damaged
+            return not damaged and (f"{name}.tif" in there or f"{name}.empty" in there)
+
+        return [block for block in blocks if not is_finished(block)]
+
+    def write(self, block: Block, values: np.ndarray, geobox: GeoBox, unread: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Keep a finished block, uint8 (planes, rows, cols) of its core.
 
         Args:
             block: which.
             values: of its pixels.
             geobox: of the whole raster.
+            unread: what of it could not be read, plain values.
         """
-        write_part(self.path(block), values, geobox[block.core], nodata=UNLABELLED)
+        told = self.folder / f"{_name(block)}.unread.json"
+        if unread:
+            write_text(told, json.dumps(list(unread)))
+        else:
+            told.unlink(missing_ok=True)
+        if (values == UNLABELLED).all():
+            (self.folder / f"{_name(block)}.empty").touch()
+        else:
+            write_part(self.path(block), values, geobox[block.core], nodata=UNLABELLED)
+
+    def claim(self, block: Block) -> bool:
+        """Whether this process is the first to ask for a block."""
+        try:
+            (self.folder / f"{_name(block)}.claim").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def forget_claims(self) -> None:
+        """Blocks may be claimed anew: those who claimed them are gone."""
+        for path in self.folder.glob("*.claim"):
+            path.unlink(missing_ok=True)
+
+    def unread(self) -> list[dict[str, Any]]:
+        """What of the finished blocks could not be read."""
+        found = sorted(self.folder.glob("*.unread.json"))
+        return [item for path in found for item in json.loads(path.read_text(encoding="utf-8"))]
 
     def read(self, roi: Roi, blocks: Iterable[Block]) -> np.ndarray:
-        """A region that finished blocks cover, uint8 (rows, cols).
+        """A region that finished blocks cover, uint8 (planes, rows, cols).
 
         Raises:
-            PredictionError: a block cannot be read.
+            PredictionError: a block is missing or cannot be read.
         """
-        values = np.full(roi_shape(roi), UNLABELLED, np.uint8)
+        values = np.full((self.planes, *roi_shape(roi)), UNLABELLED, np.uint8)
         for block in blocks:
             common = overlap(roi, block.core)
-            if common is not None:
-                values[shift(common, roi)] = self._read_block(block, shift(common, block.core))
+            if common is not None and not (self.folder / f"{_name(block)}.empty").exists():
+                values[:, *shift(common, roi)] = self._read_block(block, shift(common, block.core))
         return values
 
     def _read_block(self, block: Block, roi: Roi) -> np.ndarray:
         try:
             with rasterio.open(self.path(block), driver="GTiff") as part:
-                return part.read(1, window=RasterWindow.from_slices(*roi))
+                return part.read(window=RasterWindow.from_slices(*roi))
         except RasterioError as error:
             raise PredictionError(f"{self.path(block)} cannot be read ({error}): delete it and run again") from error
 
     def remove(self) -> None:
         """Throw everything away: the output is complete."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _sweep(self) -> None:
+        """Take away what a run that was killed was just writing: this output is ours alone."""
+        for folder, name in ((self.folder, "*"), (self.output.parent, f".{glob.escape(self.output.name)}.*")):
+            for stale in folder.glob(f"{name}.partial"):
+                shutil.rmtree(stale, ignore_errors=True)
 
     def _clear(self) -> None:
         for path in self.folder.iterdir():
@@ -148,6 +200,15 @@ class Parts:
                 f"{self.folder} holds finished blocks of another run: {told}. Give the same again to go on, or throw "
                 "them away with --restart"
             )
+
+
+def read_manifest(output: str | os.PathLike[str]) -> dict[str, Any]:
+    """What pins the finished blocks of an output; empty where there are none."""
+    try:
+        found = json.loads((parts_folder(output) / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def parts_folder(output: str | os.PathLike[str]) -> Path:
@@ -182,6 +243,10 @@ def content_identity(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Name and content of a small file."""
     with open(path, "rb") as file:
         return {"path": os.path.realpath(path), "content": hashlib.file_digest(file, "sha256").hexdigest()[:16]}
+
+
+def _name(block: Block) -> str:
+    return f"block_{block.row}_{block.col}"
 
 
 def _tell(value: Any) -> str:

@@ -8,25 +8,35 @@ import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import torch
 from odc.geo.geobox import GeoBox
 
 from gimseg import __version__
 from gimseg.errors import OutputError, PredictionError
+from gimseg.imagery import Rasters, choose_grid, list_bands, open_imagery, raster_identity, raster_paths
 from gimseg.legend import Legend
 from gimseg.models import Model
-from gimseg.networks import takes_window
 from gimseg.outputs import check_outputs
-from gimseg.parts import content_identity, file_identity
-from gimseg.raster_files import DRIVERS, check_file, open_dataset
-from gimseg.rasters import Raster, RasterView, metres_per_unit, open_raster
+from gimseg.parts import content_identity
+from gimseg.products import Products
+from gimseg.progress import format_duration
+from gimseg.raster_files import BLOCK_CACHE_BYTES
+from gimseg.raster_views import CACHE_BYTES
+from gimseg.rasters import Raster, RasterView
 from gimseg.recipes import Recipe
-from gimseg.tiling import Block, Lattice, Roi, plan_blocks, roi_shape
+from gimseg.tiling import Blocks, Lattice, roi_shape
 from gimseg.vectors import Shapes, check_overlap, open_layer
+from gimseg.window_choice import choose_lattice
 
+BLOCK_BYTES = 64 * 2**20
+"""Of raster values and validity in a block, about."""
+BLEND_BYTES = 256 * 2**20
+"""Of sums in a block that is blended, about."""
 # Parts and mask are compressed, the mask with overviews: far less than a byte a pixel.
 _DISK_SHARE = 1 / 8
 _BLOCKS_IN_MEMORY = 5
@@ -43,7 +53,16 @@ class Options:
         crs: of a raster that has none.
         vector_crs: of an AoI layer that has none, or a wrong one.
         resolution: metres per pixel; None: the model's.
-        block_size: side of a block, px: memory grows with it, the result does not change.
+        match_input: bring the result to the input's own grid, pixel for pixel.
+        allow_vrt: read VRTs and ``/vsi`` paths; they can name any file, so for trusted ones only.
+        cog: lay the outputs out as Cloud Optimized GeoTIFFs.
+        block_size: side of a block, px: memory grows with it, the result does not change;
+            None: chosen from what a block takes in memory.
+        window: largest side of a window, px; None: see :func:`gimseg.window_choice.choose_lattice`.
+        blend: average windows where they overlap; None: where the model needs it.
+        on_error: what is to happen where the raster cannot be read: ``"fail"`` when all
+            else is done, or ``"nodata"``: 255 there, and a list beside the mask.
+        products: what is kept of each pixel.
         overwrite: an existing output may be replaced.
         restart: throw away the finished blocks of an earlier run.
     """
@@ -54,9 +73,37 @@ class Options:
     crs: Any = None
     vector_crs: str | None = None
     resolution: float | None = None
-    block_size: int = 2048
+    match_input: bool = False
+    allow_vrt: bool = False
+    cog: bool = False
+    block_size: int | None = None
+    window: int | None = None
+    blend: bool | None = None
+    on_error: Literal["fail", "nodata"] = "fail"
+    products: Products = field(default_factory=Products)
     overwrite: bool = False
     restart: bool = False
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What computes: all that the bytes of a mask depend on besides raster, model and options.
+
+    Args:
+        device: that predicts.
+        backend: its name; "": still to be chosen.
+        batch: windows at once.
+        window: largest side of a window, px; None: chosen from model and device.
+    """
+
+    device: torch.device
+    backend: str = ""
+    batch: int = 1
+    window: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that pin a run."""
+        return {"device": self.device.type, "backend": self.backend, "batch": self.batch, "window": self.window}
 
 
 @dataclass(frozen=True)
@@ -65,11 +112,13 @@ class Plan:
 
     Args:
         raster: the image.
-        view: the image on the output's grid.
+        view: the image on the grid that is predicted.
+        target: grid of the mask: that of the view, or the input's own.
         output: the mask.
+        engine: that predicts.
         lattice: of windows.
         blocks: row by row.
-        legend: of the mask.
+        recipe: of the model.
         aoi: polygons outside of which nothing is predicted.
         identity: what pins the run, plain values.
         options: as given.
@@ -78,31 +127,58 @@ class Plan:
 
     raster: Raster
     view: RasterView
+    target: GeoBox
     output: Path
+    engine: Engine
     lattice: Lattice
-    blocks: tuple[Block, ...]
-    legend: Legend
+    blocks: Blocks
+    recipe: Recipe
     aoi: Shapes | None
     identity: Mapping[str, Any]
     options: Options
     notes: tuple[str, ...]
 
     @property
+    def legend(self) -> Legend:
+        """Of the mask."""
+        return self.recipe.legend
+
+    @property
     def geobox(self) -> GeoBox:
-        """Grid of the mask."""
+        """Grid that is predicted."""
         return self.view.geobox
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the mask, px."""
+        return int(self.target.shape[0]), int(self.target.shape[1])
+
+    @property
+    def matches(self) -> bool:
+        """Whether the result is brought to another grid than that which is predicted."""
+        return self.target != self.geobox
+
+    @property
+    def products(self) -> Products:
+        """What the parts hold: what is delivered, and what that is made of."""
+        return replace(self.options.products, probabilities=True) if self.matches else self.options.products
+
+    @property
     def resolution(self) -> tuple[float, float]:
-        """Size of a pixel of the mask along (y, x), in the CRS's unit."""
+        """Size of a pixel that is predicted along (y, x), in the CRS's unit."""
         return abs(self.geobox.affine.e), abs(self.geobox.affine.a)
 
     @property
     def run_id(self) -> str:
         """Changes with anything that the bytes of the mask depend on: 16 hexadecimal digits."""
         # The block size pins the parts, not the mask.
-        pinned = {name: value for name, value in self.identity.items() if name != "block_size"}
+        pinned = {name: value for name, value in self.identity.items() if name != "block"}
         return hashlib.sha256(json.dumps(pinned, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    @property
+    def planes(self) -> int:
+        """Bytes that are kept of each pixel."""
+        return len(self.products.planes(self.legend))
 
     @property
     def windows(self) -> int:
@@ -111,55 +187,65 @@ class Plan:
 
     @property
     def memory_bytes(self) -> int:
-        """What reading ahead holds at most, about; the network comes on top."""
+        """What blocks that are read ahead and the caches hold at most, about; the network comes on top."""
         rows, cols = roi_shape(self.blocks[0].read)
-        return rows * cols * len(self.raster.bands) * 4 * _BLOCKS_IN_MEMORY
+        return int(rows * cols * _pixel_bytes(self.view) * _BLOCKS_IN_MEMORY) + BLOCK_CACHE_BYTES + CACHE_BYTES
 
     @property
     def disk_bytes(self) -> int:
         """What parts and mask take, about."""
-        return int(math.prod(self.lattice.shape) * _DISK_SHARE) + 2**20
+        delivered = len(self.options.products.planes(self.legend)) * math.prod(self.shape)
+        return int((self.planes * math.prod(self.lattice.shape) + delivered) / 2 * _DISK_SHARE) + 2**20
 
-    def blocks_at(self, roi: Roi) -> list[Block]:
-        """The blocks that meet a region."""
-        side_rows, side_cols = self.blocks[0].shape
-        across = self.blocks[-1].col + 1
-        rows, cols = (
-            range(part.start // side, (part.stop - 1) // side + 1)
-            for part, side in zip(roi, (side_rows, side_cols), strict=True)
-        )
-        return [self.blocks[row * across + col] for row in rows for col in cols]
+    def computed_by(self, backend: str, note: str = "") -> Plan:
+        """The same plan, computed by the backend of this name."""
+        engine = replace(self.engine, backend=backend)
+        identity = {**self.identity, "engine": engine.to_dict()}
+        return replace(self, engine=engine, identity=identity, notes=(*self.notes, *([note] if note else [])))
 
-    def text(self) -> str:
-        """Lines for people."""
-        rows, cols = self.lattice.shape
-        size = " x ".join(f"{part:g}" for part in self.resolution[::-1])
+    def text(self, seconds: float | None = None) -> str:
+        """Lines for people.
+
+        Args:
+            seconds: that it will take, about.
+        """
+        lattice, raster = self.lattice, self.raster
+        rows, cols = self.shape
+        own, size = (" x ".join(f"{part:g}" for part in parts[::-1]) for parts in (raster.resolution, self.resolution))
+        resampled = "" if own == size else f", read at {size} {raster.unit}"
+        kept = f"of which neighbours share {2 * lattice.halo} px" if lattice.blend else f"halo {lattice.halo} px"
+        if math.prod(lattice.counts) == 1:
+            kept = "the whole raster"
         lines = [
-            f"{self.raster.path}: bands {', '.join(map(str, self.raster.bands))}, {self.raster.dtype}",
-            f"{self.output}: {cols} x {rows} px of {size} {self.raster.unit}, {', '.join(self.legend.names)}",
-            f"{len(self.blocks)} blocks, {self.windows} windows of {self.lattice.window} px with a halo of "
-            f"{self.lattice.halo} px; about {_megabytes(self.memory_bytes)} of memory besides the network, "
-            f"{_megabytes(self.disk_bytes)} of disk",
+            f"{raster.path}: {raster.shape[1]} x {raster.shape[0]} px of {own} {raster.unit}, "
+            f"bands {list_bands(raster.bands)}, {raster.dtype}{resampled}",
+            f"{self.output}: {cols} x {rows} px of {_pixel_size(self.target)} {raster.unit}, "
+            f"{', '.join(self.legend.names)}" + (", brought back to the input's own pixels" if self.matches else ""),
+            f"{self.windows:,} windows of {lattice.window[1]} x {lattice.window[0]} px, {kept}: "
+            f"{lattice.cost:.2f} times the pixels; in {len(self.blocks):,} blocks",
+            f"{self.engine.device.type}, {self.engine.backend}; about {_megabytes(self.memory_bytes)} of memory "
+            f"besides the network's, {_megabytes(self.disk_bytes)} of disk"
+            + (f", {format_duration(seconds)}" if seconds is not None else ""),
         ]
         return "\n".join([*lines, *self.notes])
 
 
 def plan_prediction(
-    raster: str | os.PathLike[str],
+    raster: Rasters,
     output: str | os.PathLike[str],
     model: Model,
     fingerprint: str,
-    engine: Mapping[str, Any],
+    engine: Engine,
     options: Options,
 ) -> Plan:
     """Check all that can be checked without predicting.
 
     Args:
-        raster: the image.
+        raster: the image; several: a mosaic of them.
         output: the mask.
         model: that predicts.
         fingerprint: of the model.
-        engine: what else results depend on: device, precision.
+        engine: that predicts.
         options: see there.
 
     Raises:
@@ -169,23 +255,19 @@ def plan_prediction(
     output = Path(output)
     if output.suffix.lower() not in (".tif", ".tiff"):
         raise OutputError(f"{output}: a mask is a GeoTIFF: give a name that ends in .tif")
-    inputs = [path for path in (raster, options.aoi) if path is not None]
-    check_outputs([output], inputs, overwrite=options.overwrite)
-    opened = _open(raster, recipe, options)
-    geobox, notes = _grid(opened, recipe, options)
-    lattice = plan_lattice((int(geobox.shape[0]), int(geobox.shape[1])), model)
-    plan = Plan(
-        raster=opened,
-        view=opened.on(geobox),
-        output=output,
-        lattice=lattice,
-        blocks=tuple(plan_blocks(lattice, options.block_size)),
-        legend=recipe.legend,
-        aoi=_open_aoi(options, geobox),
-        identity=_identity(opened, model, fingerprint, engine, options),
-        options=options,
-        notes=(*opened.notes, *notes),
+    paths = raster_paths(raster)
+    inputs = [*paths, *([] if options.aoi is None else [options.aoi])]
+    check_outputs([output, *options.products.files(output).values()], inputs, overwrite=options.overwrite)
+    opened = open_imagery(
+        paths,
+        recipe,
+        bands=options.bands,
+        crs=options.crs,
+        nodata=options.nodata,
+        allow_vrt=options.allow_vrt,
     )
+    identity = _identity(opened, model, fingerprint, options)
+    plan = plan_raster(opened, model, engine, options, output=output, identity=identity)
     free = shutil.disk_usage(output.absolute().parent).free
     if free < plan.disk_bytes:
         raise OutputError(
@@ -195,57 +277,108 @@ def plan_prediction(
     return plan
 
 
-def _open(path: str | os.PathLike[str], recipe: Recipe, options: Options) -> Raster:
-    bands = tuple(options.bands or recipe.bands)
-    if len(bands) != len(recipe.bands):
-        raise PredictionError(
-            f"bands {', '.join(map(str, bands))} were asked for: the model takes {len(recipe.bands)}, give as many"
-        )
-    with open_dataset(check_file(path), DRIVERS) as dataset:
-        count = dataset.count
-    if not all(1 <= band <= count for band in bands):
-        raise PredictionError(
-            f"{path} has {count} band{'s' if count != 1 else ''}, the model needs bands {', '.join(map(str, bands))}: "
-            "use an image like those that it learned from, or say with --bands which bands take their places"
-        )
-    raster = open_raster(path, bands=bands, crs=options.crs, nodata=options.nodata)
+def plan_raster(
+    raster: Raster,
+    model: Model,
+    engine: Engine,
+    options: Options,
+    *,
+    output: Path = Path(),
+    identity: Mapping[str, Any] | None = None,
+) -> Plan:
+    """The plan of a raster that is open.
+
+    Raises:
+        GridError: resolution or grid cannot be had.
+        PredictionError: raster, window or AoI do not suit the model.
+    """
+    recipe = model.recipe
     if raster.dtype != recipe.dtype:
         raise PredictionError(
-            f"{path} holds {raster.dtype}, the model learned from {recipe.dtype}: their values mean different things. "
-            f"Convert the image to {recipe.dtype} as the training images were, or train on images like it"
+            f"{raster.path} holds {raster.dtype}, the model learned from {recipe.dtype}: their values mean different "
+            f"things. Convert the image to {recipe.dtype} as the training images were, or train on images like it"
         )
-    return raster
+    geobox, notes = choose_grid(raster, recipe, options.resolution)
+    engine = replace(engine, window=options.window or engine.window)
+    view = raster.on(geobox)
+    lattice, blocks = _tile(view, model, engine, options)
+    return Plan(
+        raster=raster,
+        view=view,
+        target=raster.own_grid() if options.match_input else geobox,
+        output=output,
+        engine=engine,
+        lattice=lattice,
+        blocks=blocks,
+        recipe=recipe,
+        aoi=_open_aoi(options, geobox),
+        identity={**(identity or {}), **_place(engine, lattice, blocks)},
+        options=options,
+        notes=(*raster.notes, *notes),
+    )
 
 
-def _grid(raster: Raster, recipe: Recipe, options: Options) -> tuple[GeoBox, list[str]]:
-    """Grid of the mask, and what to know about its resolution."""
-    if options.resolution is None and raster.crs is None and raster.unit == "pixel":
-        told = f"no georeference: its pixels are taken to be of the model's {recipe.resolution:g} m"
-        return raster.grid(None), [f"{raster.path}: {told}; say otherwise with --crs"]
-    notes = []
-    wanted = options.resolution or recipe.resolution
-    if raster.crs is None:
-        notes.append(f"{raster.path}: no CRS: its unit is taken for metres; declare one with --crs")
-    metres = metres_per_unit(raster.geobox)
-    own = max(size * unit for size, unit in zip(raster.resolution, metres, strict=True))
-    if own / recipe.resolution > 2:
-        notes.append(
-            f"{raster.path}: pixels of {own:.3g} m, the model learned from {recipe.resolution:g} m: "
-            f"{own / recipe.resolution:.3g} times coarser, so what it looks for may not be seen"
-        )
-    if not 0.5 <= wanted / recipe.resolution <= 2:
-        notes.append(f"resolution {wanted:g} m, the model learned from {recipe.resolution:g} m: expect poor results")
-    return raster.grid(wanted), notes
+def _tile(view: RasterView, model: Model, engine: Engine, options: Options) -> tuple[Lattice, Blocks]:
+    lattice = choose_lattice(
+        view.shape, model, engine.device, batch=engine.batch, window=engine.window, blend=options.blend
+    )
+    return lattice, choose_blocks(view, lattice, model.recipe.legend.n_channels, options.block_size)
 
 
-def plan_lattice(shape: tuple[int, int], model: Model) -> Lattice:
-    """The windows of a raster of this shape: the model's, cut at the edges where its network can take it."""
-    recipe = model.recipe
-    lattice = Lattice(shape, recipe.window, recipe.halo, recipe.stride)
-    bands = len(recipe.bands)
-    if all(takes_window(model.network, side, bands=bands) for side in lattice.sides() if side != recipe.window):
-        return lattice
-    return Lattice(shape, recipe.window, recipe.halo, recipe.stride, smallest=recipe.window)
+def choose_blocks(view: RasterView, lattice: Lattice, channels: int, side: int | None = None) -> Blocks:
+    """The blocks of a raster: of a given side, or of :data:`BLOCK_BYTES`.
+
+    A file in strips is decoded in whole rows: its blocks are one row of windows high
+    and as wide as memory allows, so that rows are decoded few times.
+
+    Args:
+        view: the raster on its grid.
+        lattice: of windows.
+        channels: of the network's output.
+        side: of a block, px.
+    """
+    if side is not None:
+        return Blocks.of_side(lattice, side)
+    if lattice.blend:
+        # At a block's border windows are computed for both its sides: large blocks waste less.
+        return Blocks.of_side(lattice, math.isqrt(BLEND_BYTES // (4 * (channels + 1))))
+    pixels = BLOCK_BYTES / _pixel_bytes(view)
+    if view.file.in_strips:
+        return Blocks.of_side(lattice, lattice.cell[0], max(int(2 * pixels / lattice.window[0]), 1))
+    return Blocks.of_side(lattice, int(math.sqrt(pixels)))
+
+
+def _pixel_bytes(view: RasterView) -> float:
+    return len(view.file.bands) * np.dtype(view.dtype).itemsize + 1
+
+
+def shrink(plan: Plan, model: Model) -> Plan | None:
+    """The same prediction with half the batch, or half the window, for a device that ran out of memory.
+
+    Returns:
+        a plan that throws finished blocks away, since theirs are other windows; None
+        where no smaller window holds what the network looks at.
+    """
+    engine, recipe = plan.engine, model.recipe
+    if engine.batch > 1:
+        engine = replace(engine, batch=engine.batch // 2, window=engine.window or max(plan.lattice.window))
+    else:
+        side = max(plan.lattice.window) // 2 // recipe.stride * recipe.stride
+        if side < max(4 * recipe.halo, recipe.stride):
+            return None
+        engine = replace(engine, window=side)
+    options = replace(plan.options, window=engine.window, restart=True)
+    lattice, blocks = _tile(plan.view, model, engine, options)
+    at_once = f"{engine.batch} window{'s' * (engine.batch > 1)} of {max(lattice.window)} px at once"
+    return replace(
+        plan,
+        engine=engine,
+        lattice=lattice,
+        blocks=blocks,
+        options=options,
+        identity={**plan.identity, **_place(engine, lattice, blocks)},
+        notes=(*plan.notes, f"the device ran out of memory: went on with {at_once}"),
+    )
 
 
 def _open_aoi(options: Options, geobox: GeoBox) -> Shapes | None:
@@ -261,23 +394,36 @@ def _open_aoi(options: Options, geobox: GeoBox) -> Shapes | None:
     return shapes
 
 
-def _identity(
-    raster: Raster, model: Model, fingerprint: str, engine: Mapping[str, Any], options: Options
-) -> dict[str, Any]:
-    """All that the bytes of the parts depend on."""
+def _identity(raster: Raster, model: Model, fingerprint: str, options: Options) -> dict[str, Any]:
+    """All that the bytes of the mask depend on, but for the windows."""
     return {
         "gimseg": __version__,
-        "raster": file_identity(raster.path),
+        "raster": raster_identity(raster),
         "model": {"name": model.name, "fingerprint": fingerprint},
-        "engine": dict(engine),
         "bands": list(raster.bands),
         "nodata": options.nodata,
         "crs": None if options.crs is None else str(options.crs),
         "vector_crs": options.vector_crs,
         "resolution": options.resolution,
-        "block_size": options.block_size,
+        "match_input": options.match_input,
+        "cog": options.cog,
+        "products": options.products.identity(model.recipe),
         "aoi": None if options.aoi is None else content_identity(options.aoi),
     }
+
+
+def _place(engine: Engine, lattice: Lattice, blocks: Blocks) -> dict[str, Any]:
+    """Which windows and blocks the parts of a run have, and what computes them."""
+    return {
+        "engine": engine.to_dict(),
+        "windows": {"shape": list(lattice.window), "halo": lattice.halo, "blend": lattice.blend},
+        "block": list(blocks.step),
+    }
+
+
+def _pixel_size(geobox: GeoBox) -> str:
+    a, b, _, d, e, _ = tuple(geobox.affine)[:6]
+    return f"{math.hypot(a, d):g} x {math.hypot(b, e):g}"
 
 
 def _megabytes(size: int) -> str:

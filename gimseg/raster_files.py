@@ -6,6 +6,7 @@ them on grids. What a pixel is worth never depends on the window it is read with
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import threading
@@ -14,10 +15,11 @@ from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import rasterio
+from rasterio._env import set_gdal_config
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
@@ -42,7 +44,7 @@ GDAL_ERRORS = (RasterioError, CPLE_BaseError)
 """What rasterio raises for a damaged file or a full disk; some calls let GDAL's own errors through."""
 
 MAX_BLOCK_BYTES = 2**30
-BLOCK_CACHE_BYTES = 256 * 2**20
+BLOCK_CACHE_BYTES = 96 * 2**20
 _HANDLES_PER_THREAD = 32
 _LOSSY = ("JPEG", "WEBP", "JXL", "LERC", "JP2")
 
@@ -55,6 +57,52 @@ class Pixels(NamedTuple):
 
     data: np.ndarray
     valid: np.ndarray
+
+
+class Source(Protocol):
+    """Where native pixels come from: a file, tiles that lie side by side, an array."""
+
+    @property
+    def path(self) -> str:
+        """As messages name it."""
+        ...
+
+    @property
+    def bands(self) -> tuple[int, ...]:
+        """1-based numbers of the bands that are read."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """Of the pixels."""
+        ...
+
+    @property
+    def in_strips(self) -> bool:
+        """Any part of a row costs all of it."""
+        ...
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Rows and columns that are read, or cannot be read, as one."""
+        ...
+
+    def read(self, roi: Roi) -> Pixels:
+        """Native values, shape (bands, rows, cols) of `dtype`, and their validity."""
+        ...
+
+    def is_empty(self, roi: Roi) -> bool:
+        """Whether it is known, without reading pixels, that none is valid there."""
+        ...
+
+    def is_there(self) -> bool:
+        """Whether there is anything to read from, damaged or not."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -82,6 +130,8 @@ class RasterFile:
         nodata: the nodata value of each band in `bands`, or None.
         alpha: 1-based number of the band that holds validity, or None.
         mask: "" (none), "dataset" (one for all bands) or "band" (one each).
+        in_strips: blocks of the file are whole rows: any part of a row costs all of it.
+        block: rows and columns of a block of the file.
     """
 
     path: str
@@ -93,6 +143,8 @@ class RasterFile:
     alpha: int | None = None
     mask: str = ""
     border: Border | None = None
+    in_strips: bool = False
+    block: tuple[int, int] = (256, 256)
 
     def read(self, roi: Roi) -> Pixels:
         """Native values, shape (bands, rows, cols) of `dtype`, and their validity.
@@ -114,6 +166,42 @@ class RasterFile:
         inner = (slice(top - rows.start, bottom - rows.start), slice(left - cols.start, right - cols.start))
         data[:, *inner], valid[inner] = part
         return Pixels(data, valid)
+
+    def is_there(self) -> bool:
+        """Whether the file still exists."""
+        return is_virtual(self.path) or os.path.exists(self.path)
+
+    def is_empty(self, roi: Roi) -> bool:
+        """Whether the file tells, without its pixels being decoded, that none of them is valid.
+
+        It does where its mask says so, and where a GeoTIFF with a nodata value holds no
+        data at all, as sparse ones do.
+
+        Raises:
+            RasterError: the file cannot be opened any more.
+        """
+        top, bottom = max(roi[0].start, 0), min(roi[0].stop, self.shape[0])
+        left, right = max(roi[1].start, 0), min(roi[1].stop, self.shape[1])
+        if bottom <= top or right <= left:
+            return True
+        dataset = _HANDLES.get(self.path, self.drivers)
+        if self.mask == "dataset":
+            try:
+                return not dataset.read_masks(1, window=Window(left, top, right - left, bottom - top)).any()
+            except GDAL_ERRORS:
+                return False  # the damage is named by the read that follows
+        if dataset.driver != "GTiff" or self.alpha or any(value is None for value in self.nodata):
+            return False
+        apart = dataset.interleaving is not None and dataset.interleaving.value == "BAND"
+        height, width = dataset.block_shapes[0]
+        places = itertools.product(
+            range(top // height, (bottom - 1) // height + 1),
+            range(left // width, (right - 1) // width + 1),
+            self.bands if apart else (1,),
+        )
+        return all(
+            dataset.get_tag_item(f"BLOCK_OFFSET_{col}_{row}", dm="TIFF", bidx=band) is None for row, col, band in places
+        )
 
     def _read_inside(self, window: Window) -> Pixels:
         try:
@@ -234,11 +322,7 @@ class _Handles(threading.local):
         if self.process != os.getpid():
             # A forked worker shares the file position with its parent: open anew.
             self.__init__()  # type: ignore[misc]
-        try:
-            stat = os.stat(path)
-        except OSError as error:
-            raise RasterError(f"{path} cannot be read any more ({error.strerror})") from error
-        key = (path, stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        key = _file_state(path)
         if key not in self.datasets:
             self.datasets[key] = open_dataset(path, drivers)
             while len(self.datasets) > _HANDLES_PER_THREAD:
@@ -250,27 +334,77 @@ class _Handles(threading.local):
 _HANDLES = _Handles()
 
 
+def _file_state(path: str) -> tuple[Any, ...]:
+    """Changes when the file does; GDAL's virtual files are taken not to."""
+    if is_virtual(path):
+        return (path,)
+    try:
+        stat = os.stat(path)
+    except OSError as error:
+        raise RasterError(f"{path} cannot be read any more ({error.strerror})") from error
+    return (path, stat.st_mtime_ns, stat.st_size, stat.st_ino)
+
+
+def is_virtual(path: str | os.PathLike[str]) -> bool:
+    """Whether GDAL alone can find this file: in an archive, in memory, behind a URL.
+
+    Example:
+        >>> is_virtual("/vsizip/images.zip/a.tif"), is_virtual("images/a.tif")
+        (True, False)
+    """
+    return os.fspath(path).startswith("/vsi")
+
+
+@functools.cache
+def limit_block_cache() -> None:
+    """Hold GDAL's cache of blocks at BLOCK_CACHE_BYTES, once a process, unless the environment names a size.
+
+    Not by an `Env`: the first of any thread that ends would give GDAL its default back,
+    a twentieth of the machine's memory.
+    """
+    if "GDAL_CACHEMAX" not in os.environ:
+        # Bytes here, unlike the environment variable, which is in MB.
+        set_gdal_config("GDAL_CACHEMAX", BLOCK_CACHE_BYTES)
+
+
 def open_dataset(path: str, drivers: Collection[str] = frozenset(DRIVERS)) -> Any:
     """A rasterio dataset, opened by the one of `drivers` that the file's first bytes ask for.
 
     Raises:
         RasterError: none of them can read the file.
     """
-    driver = find_driver(path, drivers)
-    # rasterio takes bytes here, unlike the environment variable, which is in MB. TRUE: sidecars
-    # (.msk, .ovr) are asked for by name instead of by listing a folder of a million files.
+    reason: Exception | None = None
+    # The first bytes of a virtual file are GDAL's to read: it may try these drivers and no other.
+    candidates = list(drivers) if is_virtual(path) else [find_driver(path, drivers)]
+    limit_block_cache()
+    # TRUE: sidecars (.msk, .ovr) are asked for by name instead of by listing a folder of a million files.
     with (
-        rasterio.Env(GDAL_CACHEMAX=BLOCK_CACHE_BYTES, GDAL_DISABLE_READDIR_ON_OPEN=True),
+        rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN=True),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        try:
-            return rasterio.open(path, driver=driver)
-        except GDAL_ERRORS as error:
-            raise RasterError(
-                f"{path} cannot be opened as {driver} ({error}): "
-                "the file is damaged or incomplete; copy or download it again"
-            ) from error
+        for driver in candidates:
+            try:
+                return rasterio.open(path, driver=driver)
+            except GDAL_ERRORS as error:
+                reason = error
+    raise RasterError(
+        f"{path} cannot be opened as {' or '.join(candidates)} ({reason}): "
+        "the file is damaged or incomplete; copy or download it again"
+    ) from reason
+
+
+def files_behind(path: str) -> list[str]:
+    """The files on this machine that a raster is read from: itself, and those that a VRT or a mask beside it names.
+
+    Raises:
+        RasterError: it cannot be opened.
+    """
+    if is_virtual(path):
+        return []
+    with open_dataset(path, (*DRIVERS, "VRT")) as dataset:
+        named = dataset.files if dataset.driver == "VRT" else []
+    return [path, *(file for file in named if os.path.isfile(file) and not os.path.samefile(file, path))]
 
 
 def find_driver(path: str, drivers: Collection[str]) -> str:
@@ -292,7 +426,7 @@ def find_driver(path: str, drivers: Collection[str]) -> str:
             return "VRT"
         raise RasterError(
             f"{path} is a VRT, a list of other files that GDAL would read in its stead: give those files, "
-            "or allow_vrt=True if you trust where it came from"
+            "or --allow-vrt (allow_vrt=True) if you trust where it came from"
         )
     if not head:
         raise RasterError(f"{path} is empty (0 bytes): copy or download it again")
@@ -388,15 +522,23 @@ def find_border(dataset: Any, path: str, bands: Sequence[int], side: int = 2048)
     return Border(tuple(float(level) for level in colours[most]), tolerance, cells, gaps)
 
 
-def check_file(path: str | os.PathLike[str]) -> str:
+def check_file(path: str | os.PathLike[str], *, allow_virtual: bool = False) -> str:
     """The path as text, once it is known to be a file on this machine.
+
+    Args:
+        allow_virtual: GDAL's ``/vsi...`` paths are taken as they are.
 
     Raises:
         RasterError: no such file, a folder, or a URL.
     """
     text = os.fspath(path)
-    if "://" in text or text.startswith("/vsi"):
-        raise RasterError(f"{text} is not a file on this machine: download it first")
+    if is_virtual(text) and allow_virtual:
+        return text
+    if "://" in text or is_virtual(text):
+        raise RasterError(
+            f"{text} is not a file on this machine: download it first, or give it as a /vsi path with --allow-vrt if "
+            "you trust where it came from"
+        )
     if Path(text).is_dir():
         raise RasterError(f"{text} is a folder: give a raster file in it")
     if not Path(text).exists():

@@ -11,6 +11,7 @@ import itertools
 import math
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -27,13 +28,13 @@ from rasterio.transform import GCPTransformer, RPCTransformer
 from rasterio.warp import Resampling, reproject
 
 from gimseg.errors import GridError
-from gimseg.raster_files import Pixels, RasterFile, Roi
+from gimseg.raster_files import Pixels, Roi, Source
 from gimseg.resampling import Axis, resample, take_nearest
 
 CHUNK = 256
 """Side, in target pixels, of the fixed squares in which resampling is done."""
 
-CACHE_BYTES = 128 * 2**20
+CACHE_BYTES = 64 * 2**20
 _PIXEL_SPACE = "EPSG:3857"  # any projected CRS: both sides of a pixel-to-pixel warp name the same one
 _RESAMPLINGS = ("auto", "nearest", "bilinear", "cubic", "average")
 
@@ -56,7 +57,7 @@ class RasterView:
     it makes no ringing at roof edges, and it needs no value beyond the pixel's own ground.
     """
 
-    def __init__(self, file: RasterFile, placement: Placement, geobox: GeoBox, resampling: str = "auto") -> None:
+    def __init__(self, file: Source, placement: Placement, geobox: GeoBox, resampling: str = "auto") -> None:
         if resampling not in _RESAMPLINGS:
             raise GridError(f"resampling {resampling!r}: needed is one of {', '.join(_RESAMPLINGS)}")
         if (placement.crs is None) != (geobox.crs is None):
@@ -87,6 +88,44 @@ class RasterView:
             RasterError: the file cannot be read there.
         """
         return self._read(roi, self._filter(), "float32")
+
+    @property
+    def dtype(self) -> str:
+        """Of what :meth:`read_plain` gives."""
+        return self.file.dtype if self._to_source.is_shift else "float32"
+
+    def read_plain(self, roi: Roi) -> Pixels:
+        """As :meth:`read`, but in the file's own data type where no pixel is resampled: a quarter of the memory."""
+        return self._read(roi, self._filter(), self.dtype)
+
+    def pieces(self, roi: Roi) -> Iterator[Roi]:
+        """The parts of the grid that are read, or cannot be read, as one, and that meet a region of it.
+
+        They lie fixed on the grid: blocks of the file, or the squares in which it is resampled.
+        """
+        spans = [self._spans(axis, part) for axis, part in enumerate(roi)]
+        yield from itertools.product(*spans)  # type: ignore[misc]
+
+    def _spans(self, axis: int, part: slice) -> list[slice]:
+        """The pieces along one axis, within the grid."""
+        size = self._to_source.chunk
+        start = self._to_source.anchor[axis]
+        if self._to_source.is_shift:
+            sign, shift = self._to_source.shift[axis]
+            size = self.file.block[axis]
+            # An edge of the file's first block; mirrored, its blocks go the other way.
+            start = -sign * shift
+        numbers = range((part.start - start) // size, -((start - part.stop) // size))
+        spans = (slice(start + number * size, start + (number + 1) * size) for number in numbers)
+        whole = self.shape[axis]
+        return [
+            slice(max(span.start, 0), min(span.stop, whole)) for span in spans if span.stop > 0 and span.start < whole
+        ]
+
+    def is_empty(self, roi: Roi) -> bool:
+        """Whether it is known, without reading pixels, that none is valid there."""
+        window = self._to_source.source_of(roi, self.file.shape)
+        return window is None or self.file.is_empty(window)
 
     def read_values(self, roi: Roi) -> Pixels:
         """As :meth:`read`, in the file's own data type, each pixel the nearest of the file: for labels."""
@@ -122,14 +161,40 @@ class RasterView:
         side = self._to_source.chunk
         top, left = self._to_source.anchor
         for row in range((rows.start - top) // side, -((top - rows.stop) // side)):
-            for col in range((cols.start - left) // side, -((left - cols.stop) // side)):
-                origin = (top + row * side, left + col * side)
-                chunk = _CHUNKS.get((self._token, method, dtype, origin))
-                if chunk is None:
-                    chunk = self._resample(origin, (side, side), method, dtype)
-                    _CHUNKS.put((self._token, method, dtype, origin), chunk)
+            columns = range((cols.start - left) // side, -((left - cols.stop) // side))
+            origins = [(top + row * side, left + col * side) for col in columns]
+            for origin, chunk in self._chunk_row(origins, method, dtype):
                 _paste(chunk, origin, out, (rows.start, cols.start))
         return out
+
+    def _chunk_row(
+        self, origins: list[tuple[int, int]], method: str, dtype: str
+    ) -> Iterator[tuple[tuple[int, int], Pixels]]:
+        """Chunks side by side, from the cache or made."""
+        side = self._to_source.chunk
+        missing = [origin for origin in origins if _CHUNKS.get((self._token, method, dtype, origin)) is None]
+        # Any part of a strip costs all of it: it is read once for the chunks beside each other.
+        source = self._source(missing) if self.file.in_strips and len(missing) > 1 else None
+        for origin in origins:
+            key = (self._token, method, dtype, origin)
+            chunk = _CHUNKS.get(key)
+            if chunk is None:
+                chunk = self._resample(origin, (side, side), method, dtype, source)
+                _CHUNKS.put(key, chunk)
+            yield origin, chunk
+
+    def _source(self, origins: list[tuple[int, int]]) -> tuple[Roi, Pixels] | None:
+        """What of the file several chunks need, read at once."""
+        side = self._to_source.chunk
+        windows = [self._to_source.window(origin, (side, side), self.file.shape) for origin in origins]
+        there = [window for window in windows if window is not None]
+        if not there:
+            return None
+        rows, cols = (
+            slice(min(part.start for part in parts), max(part.stop for part in parts))
+            for parts in zip(*there, strict=True)
+        )
+        return (rows, cols), self.file.read((rows, cols))
 
     def _read_shifted(self, roi: Roi, dtype: str) -> Pixels:
         """The grid is the file's own, moved or mirrored by whole pixels."""
@@ -140,12 +205,24 @@ class RasterView:
         data, valid = data[:, ::flip_rows, ::flip_cols], valid[::flip_rows, ::flip_cols]
         return Pixels(np.ascontiguousarray(data, dtype), np.ascontiguousarray(valid))
 
-    def _resample(self, origin: tuple[int, int], shape: tuple[int, int], method: str, dtype: str) -> Pixels:
+    def _resample(
+        self,
+        origin: tuple[int, int],
+        shape: tuple[int, int],
+        method: str,
+        dtype: str,
+        source: tuple[Roi, Pixels] | None = None,
+    ) -> Pixels:
         nothing = Pixels(np.zeros((len(self.file.bands), *shape), dtype), np.zeros(shape, bool))
         window = self._to_source.window(origin, shape, self.file.shape)
         if window is None:
             return nothing
-        values, valid = self.file.read(window)
+        if source is None:
+            values, valid = self.file.read(window)
+        else:
+            (rows, cols), pixels = source
+            here = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(window, (rows, cols), strict=True))
+            values, valid = pixels.data[:, *here], pixels.valid[here]
         if not valid.any():
             return nothing
         corner = (window[0].start, window[1].start)
@@ -298,6 +375,11 @@ class _PixelMap:
         with transformer:
             rows, cols = transformer.rowcol(xs, ys, op=np.asarray)
         return np.asarray(cols, float), np.asarray(rows, float)
+
+    def source_of(self, roi: Roi, shape: tuple[int, int]) -> Roi | None:
+        """What of a file of `shape`, margins included, a region of the grid needs; None where nothing."""
+        rows, cols = roi
+        return self.window((rows.start, cols.start), (rows.stop - rows.start, cols.stop - cols.start), shape)
 
     def window(self, origin: tuple[int, int], size: tuple[int, int], shape: tuple[int, int]) -> Roi | None:
         """What of a file of `shape`, margins included, a chunk at `origin` needs; None where nothing."""

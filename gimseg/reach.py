@@ -28,15 +28,25 @@ class BorderFlips(NamedTuple):
         return float(self.flips[distance:].sum() / max(self.pixels[distance:].sum(), 1))
 
 
-def measure_halo(
+class Reach(NamedTuple):
+    """How far around a pixel a network looks, as far as its classes tell."""
+
+    halo: int
+    """px, a multiple of the stride."""
+    bounded: bool
+    """Whether beyond the halo hardly a class changes; else the network looks at its window as a whole."""
+
+
+def measure_reach(
     network: nn.Module, recipe: Recipe, images: Iterable[np.ndarray], *, tolerance: float = TOLERANCE
-) -> int:
-    """The halo that stitching needs, px, found by predicting windows with and without their surroundings.
+) -> Reach:
+    """The halo that stitching needs, found by predicting windows with and without their surroundings.
 
     Each window is cut from the middle of an image and predicted alone, then with the
     image around it. The halo is the smallest multiple of the stride such that of the
     pixels further inside, less than `tolerance` change their class. It is at most a
-    quarter of the window: beyond that a larger window is the better means.
+    quarter of the window: a network that needs more is not bounded, as far as this
+    window tells.
 
     Args:
         network: left on its device, and in the mode it was in.
@@ -52,8 +62,8 @@ def measure_halo(
     measured = measure_border_flips(network, recipe, images)
     for halo in range(0, min(most, len(measured.flips) - 1) + 1, stride):
         if measured.beyond(halo) <= tolerance:
-            return halo
-    return most
+            return Reach(halo, True)
+    return Reach(most, False)
 
 
 def measure_border_flips(network: nn.Module, recipe: Recipe, images: Iterable[np.ndarray]) -> BorderFlips:
@@ -62,7 +72,7 @@ def measure_border_flips(network: nn.Module, recipe: Recipe, images: Iterable[np
     Args:
         network: left on its device, and in the mode it was in.
         recipe: gives window, stride, threshold and classes.
-        images: see :func:`measure_halo`.
+        images: see :func:`measure_reach`.
 
     Raises:
         ModelError: no image, or all are too small.

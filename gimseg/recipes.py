@@ -33,6 +33,8 @@ class Recipe:
         threshold: a pixel is of the one class of a binary legend above this probability.
         dtype: of the rasters that the model learned from.
         crs_unit: unit of `resolution`: ``"metre"``, or ``"unit"`` for rasters without a CRS.
+        blend: no halo holds all that a class depends on (pooled context, attention):
+            windows are averaged where they overlap instead of cropped.
 
     Raises:
         ModelError: numbers that contradict each other.
@@ -49,6 +51,7 @@ class Recipe:
     threshold: float = 0.5
     dtype: str = "uint8"
     crs_unit: str = "metre"
+    blend: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bands", tuple(int(band) for band in self.bands))
@@ -86,12 +89,15 @@ class Recipe:
 
     def prepare(self, pixels: Pixels) -> np.ndarray:
         """Normalised float32 (bands, rows, cols); invalid pixels are 0, the band mean."""
-        shape = (-1, 1, 1)
-        mean, std = (np.asarray(values, np.float32).reshape(shape) for values in (self.mean, self.std))
-        image = np.subtract(pixels.data, mean, dtype=np.float32)
+        return self.normalise(torch.from_numpy(pixels.data), torch.from_numpy(pixels.valid)).numpy()
+
+    def normalise(self, values: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """Raster values (..., bands, rows, cols) of any type to float32; where not `valid`, (..., rows, cols), 0."""
+        mean, std = (torch.tensor(numbers, device=values.device).view(-1, 1, 1) for numbers in (self.mean, self.std))
+        # Not in place on the values, which may be the caller's; in float32 whatever the network computes in.
+        image = values.to(torch.float32) - mean
         image /= std
-        image[:, ~pixels.valid] = 0
-        return image
+        return image.masked_fill_(~valid.unsqueeze(-3), 0)
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits (..., channels, rows, cols) to probabilities in float32, background first.

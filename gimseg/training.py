@@ -29,7 +29,7 @@ from gimseg.labelled_scenes import LabelledScene
 from gimseg.labelled_windows import Finish, Frame, LabelledWindows, Prepare, Sample
 from gimseg.legend import UNLABELLED
 from gimseg.losses import parse_loss
-from gimseg.models import Model, Recipe, build_network, check_window, measure_halo, network_stride
+from gimseg.models import Model, Recipe, build_network, check_window, measure_reach, network_stride
 from gimseg.outputs import check_writable
 from gimseg.progress import Progress, silent
 from gimseg.rasters import Pixels, write_part
@@ -89,7 +89,8 @@ def train(
     output.parent.mkdir(parents=True, exist_ok=True)
     check_writable(output.parent)
     seed_everything(settings.seed, verbose=False)
-    parse_loss(settings.loss)(*_smallest_batch(datasets.legend.n_channels))
+    for share in (0.0, 1.0):
+        parse_loss(settings.loss).at(share)(*_smallest_batch(datasets.legend.n_channels))
     ground = survey_ground(datasets, settings, progress)
     recipe = _first_recipe(datasets, ground, settings)
     network = build_network(
@@ -396,14 +397,15 @@ def _with_reach(network: torch.nn.Module, recipe: Recipe, ground: Ground) -> Rec
     """The recipe with the halo that the trained network needs and a window that it pays in.
 
     Large windows waste less on the halo. A network whose classes depend on the whole
-    window (pooled context, attention) gets back the window that it was trained with.
+    window (pooled context, attention) keeps the window that it was trained with, and its
+    windows are blended.
     """
     large = min(4 * recipe.window, 1024)
     images = _contexts(recipe, ground, 2 * large)
-    halo = measure_halo(network, replace(recipe, window=large), images)
-    if halo < large // 4:
-        return replace(recipe, window=large, halo=halo)
-    return replace(recipe, halo=measure_halo(network, recipe, images))
+    reach = measure_reach(network, replace(recipe, window=large), images)
+    if reach.bounded:
+        return replace(recipe, window=large, halo=reach.halo)
+    return replace(recipe, halo=measure_reach(network, recipe, images).halo, blend=True)
 
 
 def _contexts(recipe: Recipe, ground: Ground, size: int, count: int = 4) -> list[np.ndarray]:

@@ -5,6 +5,7 @@ Plain functions: `from networks_for_tests import threshold_model`.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
@@ -57,6 +58,18 @@ class Reach(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.layers(images)
+
+
+class Sleepy(Brightness):
+    """Takes its time, in one step that Python cannot interrupt."""
+
+    def __init__(self, level: float, seconds: float) -> None:
+        super().__init__(level)
+        self.seconds = seconds
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        time.sleep(self.seconds)
+        return super().forward(images)
 
 
 def model(network: nn.Module, **changes: Any) -> Model:

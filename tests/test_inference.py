@@ -18,6 +18,7 @@ import torch
 from networks_for_tests import Constant, Reach, brightness_model, model
 from worlds import noise, north_up, write_raster
 
+from gimseg.backends import backend_by_name
 from gimseg.errors import GimsegError, OutputError, PredictionError, RasterError, ResumeError
 from gimseg.inference import Predictor, predict
 from gimseg.legend import Legend
@@ -37,7 +38,8 @@ def test_an_identity_network_gives_the_image_back(
 ) -> None:
     image = noise(shape, seed=shape[0])
     raster = write_raster(tmp_path / "image.tif", image)
-    done = predict(raster, brightness_model(window=window, halo=halo), output=tmp_path / "mask.tif", block_size=block)
+    given = brightness_model(halo=halo)
+    done = predict(raster, given, output=tmp_path / "mask.tif", window=window, block_size=block)
     assert np.array_equal(read(done.path), image > 127.5)
     assert done.counts == {"background": int((image < 128).sum()), "bright": int((image > 127).sum()), "no data": 0}
 
@@ -48,7 +50,7 @@ def test_the_bytes_do_not_depend_on_the_block_size(tmp_path: Path) -> None:
     for block in (16, 50, 2048):
         path = tmp_path / str(block) / "mask.tif"
         path.parent.mkdir()
-        predict(raster, model(Reach(4)), output=path, block_size=block)
+        predict(raster, model(Reach(4)), output=path, window=32, block_size=block)
         masks.append(path.read_bytes())
     assert 0.1 < read(path).mean() < 0.9
     assert len(set(masks)) == 1
@@ -60,28 +62,53 @@ def test_a_real_network_is_stitched_alike_for_all_block_sizes(tmp_path: Path) ->
     recipe = {"bands": (1, 2, 3), "mean": (128.0,) * 3, "std": (74.0,) * 3, "window": 64, "halo": 16, "stride": 8}
     raster = write_raster(tmp_path / "image.tif", noise((3, 90, 110)))
     predictor = Predictor(model(network, **recipe))
-    one = predictor.predict(raster, tmp_path / "one.tif", block_size=32)
-    other = predictor.predict(raster, tmp_path / "other.tif")
-    assert (one.blocks, other.blocks) == (12, 1)
+    one = predictor.predict(raster, tmp_path / "one.tif", window=64, block_size=32)
+    other = predictor.predict(raster, tmp_path / "other.tif", window=64)
+    assert (one.blocks, other.blocks) == (6, 2)
     assert np.array_equal(read(one.path), read(other.path))
 
 
 def test_stitching_with_the_halo_of_its_reach_is_one_pass_over_the_image(tmp_path: Path) -> None:
     network, image = Reach(8), noise((100, 120))
     raster = write_raster(tmp_path / "image.tif", image)
-    changes = {"mean": (127.0,), "std": (70.0,), "halo": 8, "window": 40}
-    done = predict(raster, model(network, **changes), output=tmp_path / "mask.tif", block_size=48)
+    given = model(network, mean=(127.0,), std=(70.0,), halo=8)
+    done = predict(raster, given, output=tmp_path / "mask.tif", window=40, block_size=48)
     with torch.inference_mode():
-        # As far as the halo reaches, what is outside the raster is the band mean.
-        whole = torch.nn.functional.pad((torch.from_numpy(image).float() - 127) / 70, (8, 8, 8, 8))
-        expected = (network(whole[None, None])[0, 0, 8:-8, 8:-8] > 0).numpy()
+        whole = (torch.from_numpy(image).float() - 127) / 70
+        expected = (network(whole[None, None])[0, 0] > 0).numpy()
+    assert done.blocks > 4
     assert np.array_equal(read(done.path), expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 100), (20, 33), (97, 61)])
+def test_a_raster_smaller_than_a_window_is_one_pass_over_it_mirrored_up_to_the_stride(
+    shape: tuple[int, int], tmp_path: Path
+) -> None:
+    network, image = Reach(6), noise(shape, seed=3)
+    raster = write_raster(tmp_path / "image.tif", image)
+    done = predict(raster, model(network, mean=(127.0,), std=(70.0,)), output=tmp_path / "mask.tif")
+    beyond = [(0, -size % 4) for size in shape]
+    with torch.inference_mode():
+        whole = torch.from_numpy((np.pad(image, beyond, "reflect").astype(np.float32) - 127) / 70)
+        expected = (network(whole[None, None])[0, 0] > 0).numpy()
+    assert np.array_equal(read(done.path), expected[: shape[0], : shape[1]])
+
+
+@pytest.mark.parametrize("block", [16, 50, 2048])
+def test_blended_windows_have_the_same_bytes_for_every_block(block: int, tmp_path: Path) -> None:
+    raster = write_raster(tmp_path / "image.tif", noise((90, 110)))
+    given = model(Reach(12), mean=(127.0,), std=(70.0,), halo=4, blend=True)
+    whole = predict(raster, given, output=tmp_path / "whole.tif")
+    one = predict(raster, given, output=tmp_path / "one.tif", block_size=block)
+    assert one.path.read_bytes() == whole.path.read_bytes()
+    cropped = predict(raster, given, output=tmp_path / "cropped.tif", block_size=block, blend=False, window=32)
+    assert (read(cropped.path) != read(one.path)).any()
 
 
 def test_several_windows_at_once_give_the_same(tmp_path: Path) -> None:
     raster = write_raster(tmp_path / "image.tif", noise((90, 110)))
     masks = [
-        read(Predictor(model(Reach(6)), batch=batch).predict(raster, tmp_path / f"{batch}.tif").path)
+        read(Predictor(model(Reach(6)), batch=batch).predict(raster, tmp_path / f"{batch}.tif", window=32).path)
         for batch in (1, 3)
     ]
     assert np.array_equal(*masks)
@@ -100,8 +127,10 @@ def test_bfloat16_gives_nearly_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("logit", "value"), [(3.0, 1), (-3.0, 0)])
 def test_a_constant_network_gives_a_constant_mask_without_a_border(logit: float, value: int, tmp_path: Path) -> None:
     raster = write_raster(tmp_path / "image.tif", noise((70, 90)))
-    done = predict(raster, model(Constant(logit)), output=tmp_path / "mask.tif", block_size=32)
-    assert (read(done.path) == value).all()
+    for blend in (False, True):
+        output = tmp_path / f"{blend}.tif"
+        done = predict(raster, model(Constant(logit)), output=output, window=32, block_size=32, blend=blend)
+        assert (read(done.path) == value).all()
 
 
 def test_invalid_pixels_are_255_and_do_not_tell_their_value(tmp_path: Path) -> None:
@@ -109,7 +138,7 @@ def test_invalid_pixels_are_255_and_do_not_tell_their_value(tmp_path: Path) -> N
     image[:40, :40] = 0
     image[60, 70] = 0
     raster = write_raster(tmp_path / "image.tif", image, nodata=0)
-    done = predict(raster, brightness_model(), output=tmp_path / "mask.tif", block_size=16)
+    done = predict(raster, brightness_model(), output=tmp_path / "mask.tif", window=32, block_size=16)
     assert np.array_equal(read(done.path), np.where(image == 0, 255, image > 127.5))
     assert done.counts["no data"] == 1601
     with rasterio.open(done.path) as mask:
@@ -122,10 +151,12 @@ def test_blocks_without_a_valid_pixel_do_not_reach_the_network(tmp_path: Path, m
     raster = write_raster(tmp_path / "image.tif", image, nodata=0)
     predictor = Predictor(brightness_model())
     asked = []
-    classify = predictor.classify
-    monkeypatch.setattr(predictor, "classify", lambda images: (asked.append(len(images)), classify(images))[1])
-    predictor.predict(raster, tmp_path / "mask.tif", block_size=32)
-    assert sum(asked) == 4
+    backend = backend_by_name(predictor.model, predictor.device, "torch float32")
+    predictor._backends[backend.name] = backend
+    logits = backend.logits
+    monkeypatch.setattr(backend, "logits", lambda images: (asked.append(len(images)), logits(images))[1])
+    predictor.predict(raster, tmp_path / "mask.tif", window=32, block_size=32)
+    assert sum(asked) == 1
 
 
 def test_only_the_area_of_interest_is_predicted_and_read(tmp_path: Path, monkeypatch) -> None:
@@ -136,16 +167,16 @@ def test_only_the_area_of_interest_is_predicted_and_read(tmp_path: Path, monkeyp
     box = gpd.GeoSeries([shapely.box(left + 10, top - 90, left + 30, top - 50)], crs="EPSG:32633").to_crs("EPSG:4326")
     gpd.GeoDataFrame(geometry=box).to_file(tmp_path / "aoi.gpkg")
     predictor = Predictor(brightness_model())
-    plan = predictor.plan(raster, tmp_path / "mask.tif", aoi=tmp_path / "aoi.gpkg", block_size=16)
+    plan = predictor.plan(raster, tmp_path / "mask.tif", aoi=tmp_path / "aoi.gpkg", window=32, block_size=16)
     reads = []
-    read_view = type(plan.view).read
-    monkeypatch.setattr(type(plan.view), "read", lambda view, roi: (reads.append(roi), read_view(view, roi))[1])
+    read_view = type(plan.view).read_plain
+    monkeypatch.setattr(type(plan.view), "read_plain", lambda view, roi: (reads.append(roi), read_view(view, roi))[1])
     done = predictor.run(plan)
     expected = np.full(image.shape, 255)
     expected[50:90, 10:30] = image[50:90, 10:30] > 127.5
     assert np.array_equal(read(done.path), expected)
     assert len(reads) == 6
-    assert done.blocks == 36
+    assert done.blocks == 25
 
 
 def test_an_area_of_interest_that_misses_the_raster_is_refused(tmp_path: Path) -> None:
@@ -180,7 +211,7 @@ def test_the_mask_has_the_models_resolution_and_says_what_it_is(tmp_path: Path) 
 
 def test_a_large_mask_has_overviews(tmp_path: Path) -> None:
     raster = write_raster(tmp_path / "image.tif", np.full((600, 1100), 9, np.uint8))
-    done = predict(raster, brightness_model(window=256, halo=8), output=tmp_path / "mask.tif", block_size=512)
+    done = predict(raster, brightness_model(), output=tmp_path / "mask.tif", window=256, block_size=512)
     with rasterio.open(done.path) as mask:
         assert mask.overviews(1) == [2, 4]
 
@@ -198,7 +229,7 @@ def test_what_a_person_should_know_is_said(tmp_path: Path) -> None:
 
 
 def test_wrong_bands_and_another_dtype_are_refused_before_a_pixel_is_read(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("gimseg.rasters.RasterView.read", lambda *_: pytest.fail("a pixel was read"))
+    monkeypatch.setattr("gimseg.rasters.RasterView.read_plain", lambda *_: pytest.fail("a pixel was read"))
     colour = model(Constant(1.0), bands=(1, 2, 3), mean=(0.0,) * 3, std=(1.0,) * 3)
     grey = write_raster(tmp_path / "grey.tif", noise((20, 20)))
     with pytest.raises(PredictionError, match="has 1 band, the model needs bands 1, 2, 3"):
@@ -272,7 +303,7 @@ def broken(tmp_path: Path) -> Path:
 def test_a_raster_that_cannot_be_read_is_named_and_finished_blocks_stay(tmp_path: Path) -> None:
     raster = broken(tmp_path)
     with pytest.raises(RasterError, match=r"image\.tif"):
-        predict(raster, brightness_model(), output=tmp_path / "mask.tif", block_size=32)
+        predict(raster, brightness_model(), output=tmp_path / "mask.tif", window=32, block_size=32)
     assert not (tmp_path / "mask.tif").exists()
     finished = list(parts_folder(tmp_path / "mask.tif").glob("block_*.tif"))
     assert 3 < len(finished) < 32
@@ -281,8 +312,8 @@ def test_a_raster_that_cannot_be_read_is_named_and_finished_blocks_stay(tmp_path
 class StopAfter:
     """Progress that interrupts, as a person would."""
 
-    def __init__(self, blocks: int) -> None:
-        self.left = blocks
+    def __init__(self, windows: int) -> None:
+        self.left = windows
 
     def __call__(self, task: str, done: float, total: float, unit: str) -> None:
         self.left -= 1
@@ -292,17 +323,17 @@ class StopAfter:
 
 def stopped(raster: Path, output: Path, **options: object) -> None:
     with pytest.raises(KeyboardInterrupt):
-        predict(raster, brightness_model(), output=output, block_size=32, progress=StopAfter(5), **options)
+        predict(raster, brightness_model(), output=output, window=32, block_size=32, progress=StopAfter(30), **options)
 
 
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
     raster = write_raster(tmp_path / "image.tif", noise((150, 100)))
     (tmp_path / "other").mkdir()
-    whole = predict(raster, brightness_model(), output=tmp_path / "other" / "mask.tif", block_size=32)
+    whole = predict(raster, brightness_model(), output=tmp_path / "other" / "mask.tif", window=32, block_size=32)
     output = tmp_path / "mask.tif"
     stopped(raster, output)
     assert not output.exists()
-    done = predict(raster, brightness_model(), output=output, block_size=32)
+    done = predict(raster, brightness_model(), output=output, window=32, block_size=32)
     assert 5 <= done.resumed < done.blocks
     assert done.counts == whole.counts
     assert output.read_bytes() == whole.path.read_bytes()
@@ -313,7 +344,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(tmp_path: Path)
 def test_parts_of_another_run_are_refused_or_thrown_away(change: str, tmp_path: Path) -> None:
     raster, output = write_raster(tmp_path / "image.tif", noise((150, 100))), tmp_path / "mask.tif"
     stopped(raster, output)
-    other, options = brightness_model(), {"block_size": 32}
+    other, options = brightness_model(), {"window": 32, "block_size": 32}
     if change == "model":
         other = brightness_model(90.0)
     elif change == "raster":
@@ -348,26 +379,26 @@ KILLED = """
 
     def slow(task, done, total, unit):
         print(task, done, flush=True)
-        time.sleep(0.05)
+        time.sleep(0.02)
 
-    predict({raster!r}, brightness_model(), output={output!r}, block_size=32, progress=slow)
+    predict({raster!r}, brightness_model(), output={output!r}, window=32, block_size=32, progress=slow)
 """
 
 
 def test_a_killed_run_leaves_no_output_and_goes_on(tmp_path: Path) -> None:
     raster, output = write_raster(tmp_path / "image.tif", noise((400, 300))), tmp_path / "mask.tif"
     (tmp_path / "other").mkdir()
-    whole = predict(raster, brightness_model(), output=tmp_path / "other" / "mask.tif", block_size=32)
+    whole = predict(raster, brightness_model(), output=tmp_path / "other" / "mask.tif", window=32, block_size=32)
     script = textwrap.dedent(KILLED).format(tests=str(Path(__file__).parent), raster=str(raster), output=str(output))
     run = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert run.stdout is not None
-    for _ in range(12):
+    for _ in range(50):
         assert run.stdout.readline().startswith("predict")
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
     run.stdout.close()
     assert not output.exists()
-    done = predict(raster, brightness_model(), output=output, block_size=32)
+    done = predict(raster, brightness_model(), output=output, window=32, block_size=32)
     assert 5 <= done.resumed < done.blocks
     assert output.read_bytes() == whole.path.read_bytes()
 

@@ -6,6 +6,7 @@ import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from gimseg.errors import ModelError, OutputError
 from gimseg.legend import Legend, LegendClass
-from gimseg.models import Model, Recipe, build_network, check_model_output, measure_halo
+from gimseg.models import Model, Recipe, build_network, check_model_output, measure_reach
 from gimseg.rasters import Pixels
 from gimseg.reach import measure_border_flips
 
@@ -214,6 +215,10 @@ def test_folders_that_are_no_models_are_refused(tmp_path: Path) -> None:
         Model.load(folder)
 
 
+def measure_halo(*given: Any, **options: Any) -> int:
+    return measure_reach(*given, **options).halo
+
+
 @pytest.mark.parametrize("layers", [0, 1, 3, 6])
 def test_the_halo_is_the_reach_of_the_network(layers: int) -> None:
     images = [np.random.default_rng(seed).standard_normal((1, 160, 160)).astype(np.float32) for seed in range(6)]
@@ -235,6 +240,17 @@ def test_the_halo_is_at_most_a_quarter_of_the_window_and_images_may_be_small() -
     assert measure_halo(network, recipe(window=512, stride=4, halo=0), images) == 12
     with pytest.raises(ModelError, match="no image to measure the halo on: one of 16 px"):
         measure_halo(network, recipe(), [np.zeros((1, 8, 8), np.float32)])
+
+
+def test_a_network_that_looks_at_the_whole_window_has_no_bounded_reach() -> None:
+    class Relative(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images[:, :1] - images[:, :1].mean(dim=(2, 3), keepdim=True)
+
+    images = [np.random.default_rng(seed).random((1, 90, 90)).astype(np.float32) for seed in range(3)]
+    found = measure_reach(Relative(), recipe(window=32, stride=4), images)
+    assert (found.halo, found.bounded) == (8, False)
+    assert measure_reach(Reach(3), recipe(window=32, stride=4), images).bounded
 
 
 def test_windows_are_compared_in_the_phase_of_the_stride() -> None:

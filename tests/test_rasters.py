@@ -577,7 +577,7 @@ def test_a_failed_run_leaves_nothing_and_an_output_is_never_replaced_unasked(tmp
 def test_a_file_that_was_cut_short_when_closed_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import gimseg.raster_output as raster_output
 
-    def cut_short(path: Path, shape: object) -> None:
+    def cut_short(path: Path, *_: object) -> None:
         os.truncate(path, path.stat().st_size // 2)
 
     monkeypatch.setattr(raster_output, "_build_overviews", cut_short)
@@ -608,3 +608,34 @@ def test_a_file_that_changes_is_read_anew(tmp_path: Path) -> None:
     assert whole(view).data.max() == 1
     shutil.move(write_raster(tmp_path / "b.tif", np.full((8, 8), 2, np.uint8)), path)
     assert whole(view).data.max() == 2
+
+
+@pytest.mark.parametrize("resolution", [0.7, 2.0, 3.3])
+def test_a_file_in_strips_reads_as_one_in_tiles(resolution: float, tmp_path: Path) -> None:
+    image = noise((3, 200, 900))
+    strips = write_raster(tmp_path / "strips.tif", image, blockysize=1)
+    tiles = write_raster(tmp_path / "tiles.tif", image, tiled=True, blockxsize=64, blockysize=64)
+    assert [open_raster(path).file.in_strips for path in (strips, tiles)] == [True, False]
+    views = [raster.on(raster.grid(resolution)) for raster in map(open_raster, (strips, tiles))]
+    roi = (slice(5, 60), slice(-3, views[0].shape[1]))
+    one, other = (view.read(roi) for view in views)
+    assert np.array_equal(one.data, other.data)
+    assert np.array_equal(one.valid, other.valid)
+
+
+def test_what_was_never_written_is_known_to_be_empty_without_a_read(tmp_path: Path) -> None:
+    image = np.zeros((256, 256), np.uint8)
+    image[:64, :64] = 7
+    options = {"tiled": True, "blockxsize": 64, "blockysize": 64, "SPARSE_OK": True}
+    declared = open_raster(write_raster(tmp_path / "sparse.tif", image, nodata=0, **options)).file
+    assert not declared.is_empty((slice(0, 10), slice(0, 10)))
+    assert not declared.is_empty((slice(60, 70), slice(0, 10)))
+    assert declared.is_empty((slice(64, 256), slice(0, 256)))
+    assert declared.is_empty((slice(300, 400), slice(0, 10)))
+    # Without a nodata value they are black ground.
+    assert not open_raster(write_raster(tmp_path / "black.tif", image, **options)).file.is_empty(
+        (slice(64, 256), slice(0, 256))
+    )
+    masked = open_raster(write_raster(tmp_path / "masked.tif", image + 1, mask=image > 0)).file
+    assert masked.is_empty((slice(64, 256), slice(0, 256)))
+    assert not masked.is_empty((slice(0, 256), slice(0, 256)))

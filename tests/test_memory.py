@@ -1,0 +1,63 @@
+"""Peak memory does not grow with the raster."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.windows import Window
+from worlds import noise, north_up
+
+pytestmark = pytest.mark.slow
+
+TESTS = Path(__file__).parent
+
+
+def sparse_raster(path: Path, shape: tuple[int, int], **options: object) -> Path:
+    """Black ground that was never written, with a few lively squares along the diagonal."""
+    rows, cols = shape
+    profile = {"driver": "GTiff", "count": 3, "dtype": "uint8", "crs": "EPSG:32633", "transform": north_up()}
+    square = noise((3, 256, 256))
+    with rasterio.open(path, "w", height=rows, width=cols, SPARSE_OK=True, **profile, **options) as dataset:
+        for share in np.linspace(0, 0.95, 12):
+            top, left = (int(share * (size - 256)) // 256 * 256 for size in shape)
+            dataset.write(square, window=Window(left, top, 256, 256))
+    return path
+
+
+def peak(raster: Path, output: Path, *options: str) -> int:
+    """MB that predicting it took, in a process of its own."""
+    command = [sys.executable, str(TESTS / "memory_of.py"), str(raster), str(output), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=TESTS.parent)
+    return int(done.stdout.split()[-1])
+
+
+TILED = {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate", "interleave": "pixel"}
+STRIPS = {"blockysize": 1, "compress": "deflate", "interleave": "pixel"}
+
+
+@pytest.mark.parametrize("kind", ["tiled", "strips"])
+@pytest.mark.parametrize("high", [False, True], ids=["wide", "high"])
+def test_peak_memory_does_not_grow_with_the_raster(high: bool, kind: str, tmp_path: Path) -> None:
+    options = TILED if kind == "tiled" else STRIPS
+    peaks = []
+    for length in (50_000, 200_000):
+        shape = (length, 2048) if high else (2048, length)
+        raster = sparse_raster(tmp_path / f"{length}.tif", shape, **options)
+        peaks.append(peak(raster, tmp_path / f"{length}_mask.tif"))
+    print(kind, "high" if high else "wide", peaks)
+    assert peaks[1] < 1.1 * peaks[0]
+    assert peaks[1] < 2000
+
+
+def test_nor_where_it_is_resampled(tmp_path: Path) -> None:
+    peaks = []
+    for length in (25_000, 100_000):
+        raster = sparse_raster(tmp_path / f"{length}.tif", (4096, length), **STRIPS)
+        peaks.append(peak(raster, tmp_path / f"{length}_mask.tif", "2"))
+    print("resampled strips", peaks)
+    assert peaks[1] < 1.1 * peaks[0]
