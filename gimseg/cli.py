@@ -22,7 +22,7 @@ _RESUMABLE = ("train", "predict")
 _GRACE_S = 1.2
 
 model_option = click.option("-m", "--model", default="builtin", show_default=True, help="Model folder.")
-device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
 quiet_option = click.option("--quiet", is_flag=True, help="Say nothing but errors.")
 
@@ -239,7 +239,10 @@ def product_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--blend/--no-blend", default=None, help="Average windows where they overlap. [default: as the model needs]"
 )
 @device_option
-@click.option("--precision", default="auto", show_default=True, help="auto, float32 or bfloat16.")
+@click.option("--backend", default="auto", show_default=True, help="What computes: auto, torch or openvino.")
+@click.option(
+    "--precision", default="auto", show_default=True, help="auto, float32, bfloat16, float16 (GPU) or int8 (OpenVINO)."
+)
 @click.option(
     "--on-error",
     type=click.Choice(["fail", "nodata"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from in_qgis import has_qgis
 
 # The networks of the tests are small: with one thread each they are as quick, and side by side (-n 2) far quicker.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Which backend is the fastest is remembered: what a test finds is not for its user, nor the other way round.
+_CACHE = tempfile.TemporaryDirectory(prefix="gimseg-tests-")
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
