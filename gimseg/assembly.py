@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gimseg import __version__
+from gimseg.imagery import raster_files
 from gimseg.legend import LEGEND_TAG, UNLABELLED, Legend
+from gimseg.matching import MatchedPlanes, ReadPlanes
+from gimseg.origins import DATE_TAG, MODEL_TAG, image_date
+from gimseg.outputs import move_family
 from gimseg.parts import Parts
 from gimseg.preflight import Plan
+from gimseg.products import SCALE
 from gimseg.progress import Progress
-from gimseg.rasters import new_raster
+from gimseg.rasters import RasterWriter, Roi, new_raster
 from gimseg.tiling import chunks, roi_shape
 
 RUN_TAG = "gimseg_run"
@@ -20,28 +29,72 @@ RUN_TAG = "gimseg_run"
 
 
 def assemble(plan: Plan, parts: Parts, progress: Progress) -> np.ndarray:
-    """Write the mask from finished blocks; pixels by value, int64 (256)."""
+    """Write the mask, and what else was asked for, from finished blocks; pixels by value, int64 (256).
+
+    All files are made in the folder of the parts and appear together, the mask last.
+    """
+    ready = parts.folder / "ready"
+    shutil.rmtree(ready, ignore_errors=True)
+    ready.mkdir()
     counts = np.zeros(256, np.int64)
-    legend = plan.legend
-    total, done = float(np.prod(plan.lattice.shape)) / 1e6, 0.0
-    writer = new_raster(
-        plan.output,
-        plan.geobox,
-        nodata=UNLABELLED,
-        overwrite=plan.options.overwrite,
-        colours=legend.colours,
-        tags=_tags(plan),
-        category_names={0: "background", **dict(zip(legend.values, legend.names, strict=True))},
-    )
-    with writer as raster:
+    total, done = float(np.prod(plan.shape)) / 1e6, 0.0
+    read = plane_reader(plan, lambda roi: parts.read(roi, plan.blocks.at(roi)))
+    with ExitStack() as stack:
+        files = [(planes, stack.enter_context(writer)) for planes, writer in _writers(plan, ready)]
         # Whole tiles, always in the same order: the bytes do not tell how large the blocks were.
-        for roi in chunks(plan.lattice.shape, 512, 4096):
-            classes = parts.read(roi, plan.blocks.at(roi))[0]
-            raster.write(classes, roi)
-            counts += np.bincount(classes.ravel(), minlength=256)
+        for roi in chunks(plan.shape, 512, 4096):
+            values = read(roi)
+            for planes, raster in files:
+                raster.write(values[planes], roi)
+            counts += np.bincount(values[0].ravel(), minlength=256)
             done += float(np.prod(roi_shape(roi))) / 1e6
             progress("write", done, total, "Mpx")
+    move_family(ready, plan.output)
     return counts
+
+
+def plane_reader(plan: Plan, read: ReadPlanes) -> ReadPlanes:
+    """Reads planes on the grid of the mask from those that were predicted."""
+    if not plan.matches:
+        return read
+    matched = MatchedPlanes(read, plan.geobox, plan.target, plan.products, plan.recipe)
+
+    def read_matched(roi: Roi) -> np.ndarray:
+        # Which pixels hold an image is known to the last one: it is asked of the input itself.
+        wanted = plan.raster.file.read(roi).valid
+        if plan.aoi is not None:
+            wanted = wanted & plan.aoi.burn_mask(plan.target[roi])
+        return matched.read(roi, wanted)
+
+    return read_matched
+
+
+def plane_slices(plan: Plan) -> dict[str, slice]:
+    """Where among the planes lies what is delivered, by name."""
+    classes = len(plan.legend.classes)
+    places = {"classes": slice(0, 1), "probabilities": slice(1, 1 + classes), "uncertainty": slice(-1, None)}
+    return {name: places[name] for name in ("classes", *plan.options.products.names)}
+
+
+def _writers(plan: Plan, folder: Path) -> Iterator[tuple[slice, AbstractContextManager[RasterWriter]]]:
+    """Which planes go to which file."""
+    legend, options, tags = plan.legend, plan.options, _tags(plan)
+    common: dict[str, Any] = {"nodata": UNLABELLED, "cog": options.cog}
+    names = {0: "background", **dict(zip(legend.values, legend.names, strict=True))}
+    bands = {
+        "probabilities": legend.names,
+        "uncertainty": (f"uncertainty ({options.products.uncertainty})",),
+    }
+    files = {"classes": plan.output, **options.products.files(plan.output)}
+    for name, planes in plane_slices(plan).items():
+        path = folder / files[name].name
+        if name == "classes":
+            shown: dict[str, Any] = {"colours": legend.colours, "category_names": names, "tags": tags}
+            yield planes, new_raster(path, plan.target, **shown, **common)
+        else:
+            shown = {"count": len(bands[name]), "band_names": bands[name], "scale": SCALE}
+            kept = {tag: text for tag, text in tags.items() if tag != LEGEND_TAG}
+            yield planes, new_raster(path, plan.target, **shown, tags=kept, **common)
 
 
 def name_counts(counts: np.ndarray, legend: Legend) -> dict[str, int]:
@@ -55,7 +108,7 @@ def _tags(plan: Plan) -> dict[str, str]:
     model = plan.identity["model"]
     return {
         "TIFFTAG_SOFTWARE": f"gimseg {__version__}",
-        "gimseg_model": model["name"],
+        MODEL_TAG: model["name"],
         "gimseg_model_fingerprint": model["fingerprint"],
         "gimseg_raster": Path(plan.raster.path).name,
         "gimseg_resolution": " ".join(f"{size:.9g}" for size in plan.resolution),
@@ -64,4 +117,12 @@ def _tags(plan: Plan) -> dict[str, str]:
         "gimseg_backend": plan.engine.backend,
         RUN_TAG: plan.run_id,
         LEGEND_TAG: json.dumps(plan.legend.to_dict()),
+        **_date(plan),
     }
+
+
+def _date(plan: Plan) -> dict[str, str]:
+    """The day of the image, of a mosaic the latest, if anything tells it."""
+    found = [image_date(path, allow_vrt=plan.options.allow_vrt) for path in raster_files(plan.raster)]
+    dates = [date for date in found if date is not None]
+    return {DATE_TAG: max(dates).isoformat()} if dates else {}

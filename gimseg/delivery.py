@@ -1,10 +1,10 @@
-"""A raster to all the files that are asked for: mask, polygons, styles."""
+"""Rasters to all the files that are asked for: mask, polygons, probabilities, styles, QGIS project, STAC item."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,28 @@ import numpy as np
 import rasterio
 
 from gimseg.assembly import RUN_TAG, name_counts
-from gimseg.errors import GimsegError, GridError, OutputError
-from gimseg.inference import Prediction, Predictor
+from gimseg.averaging import Models
+from gimseg.cleaning import CLEANING_NAMES, Cleaning
+from gimseg.errors import GimsegError, PredictionError
+from gimseg.footprints import further_layers
+from gimseg.ground import Ground
+from gimseg.inference import ENGINE_NAMES, Prediction, Predictor
+from gimseg.jobs import Job, Paths, default_outputs, plan_jobs
 from gimseg.models import Model
-from gimseg.outputs import check_outputs, move_family
-from gimseg.preflight import Plan
+from gimseg.outputs import move_family
+from gimseg.preflight import Options, Plan
+from gimseg.products import Products
 from gimseg.progress import Progress, silent
-from gimseg.styles import joint_style, write_style
+from gimseg.qgis import write_project
+from gimseg.regions import Objects
+from gimseg.result_projects import Results, project_of
+from gimseg.stac import Delivered, item_path, write_item
+from gimseg.styles import joint_style, share_style, write_style
 from gimseg.vector_output import driver_of
-from gimseg.vectorization import Vectorized, vectorize
+from gimseg.vectorization import OBJECT_NAMES, Vectorized, vectorize
+from gimseg.vectors import open_layer
 
-_MASKS = (".tif", ".tiff")
+__all__ = ["Delivery", "default_outputs", "deliver", "deliver_each", "rehearse"]
 
 
 @dataclass(frozen=True)
@@ -34,179 +45,271 @@ class Delivery:
         prediction: the mask and its counts; its path is None if no mask was asked for.
         mask: where the mask lies, if it was asked for.
         layers: the polygons, if they were asked for.
+        beside: what else was asked for: probabilities, uncertainty, the STAC item.
+        projects: the QGIS projects that show them, if they were asked for.
     """
 
     prediction: Prediction
     mask: Path | None
     layers: Vectorized | None
+    beside: tuple[Path, ...] = ()
+    projects: tuple[Path, ...] = ()
 
     def text(self) -> str:
         """Lines for people."""
         lines = [self.prediction.text()]
         if self.layers is not None:
             lines.append(f"{self.layers.count:,} polygons in {', '.join(map(str, self.layers.paths))}")
+        if self.beside:
+            lines.append(f"beside it {', '.join(path.name for path in self.beside)}")
+        lines += [f"{path}: all of it over the image, for QGIS" for path in self.projects]
         return "\n".join(lines)
 
 
-def default_outputs(raster: str | os.PathLike[str]) -> tuple[str, str]:
-    """What is written where nothing was asked for, in the current folder.
+def deliver(raster: Paths, model: Models = "builtin", outputs: Paths = (), **given: Any) -> Delivery:
+    """Segment one raster, or several as one mosaic, and write what the endings of the outputs ask for.
 
-    Example:
-        >>> default_outputs("/images/big.tif")
-        ('big_segments.tif', 'big_segments.shp')
+    Args:
+        raster: georeferenced image; several are a mosaic.
+        model: see :func:`deliver_each`, as for all others.
+        outputs: see there.
+        **given: see there.
     """
-    stem = Path(raster).stem
-    return f"{stem}_segments.tif", f"{stem}_segments.shp"
+    return deliver_each(raster, model, outputs, mosaic=True, **given)[0]
 
 
-def deliver(
-    raster: str | os.PathLike[str],
-    model: Model | str | os.PathLike[str] = "builtin",
-    outputs: Sequence[str | os.PathLike[str]] | str | os.PathLike[str] = (),
+def deliver_each(
+    rasters: Paths,
+    model: Models = "builtin",
+    outputs: Paths = (),
     *,
-    min_area_m2: float = 0.0,
-    simplify_m: float = 0.0,
-    device: str = "auto",
-    precision: str = "auto",
+    mosaic: bool = False,
+    stac: bool = False,
     progress: Progress = silent,
     tell: Callable[[str], object] | None = None,
     **options: Any,
-) -> Delivery:
-    """Segment a raster and write what the endings of the outputs ask for.
+) -> list[Delivery]:
+    """Segment rasters with one loaded network and write what the endings of the outputs ask for.
 
     A run that was stopped goes on where it was when it is started again in the same way.
+    All rasters are checked before the first is predicted. One that fails later does not
+    stop the others.
 
     Args:
-        raster: georeferenced image.
-        model: a Model, its folder, or ``"builtin"``.
+        rasters: georeferenced images, and patterns of their names.
+        model: a Model, its folder, or ``"builtin"``; several are averaged.
         outputs: ``.tif`` the mask; ``.shp``, ``.gpkg``, ``.fgb``, ``.geojson``,
-            ``.parquet`` the polygons; none: see :func:`default_outputs`.
-        min_area_m2: polygons below this area are dropped, m².
-        simplify_m: polygons are simplified within this tolerance, m.
-        device: see :class:`gimseg.inference.Predictor`.
-        precision: see there.
+            ``.geojsonl``, ``.parquet`` the polygons; ``.qgz`` a QGIS project that shows them over
+            the image, and where nothing else is named, the mask and a Shapefile beside it;
+            a folder; names with ``{stem}`` for several rasters; see
+            :func:`gimseg.jobs.plan_jobs`. None: see :func:`gimseg.jobs.default_outputs`.
+        mosaic: all rasters are one.
+        stac: write a STAC item beside the mask.
         progress: told how far the work is.
-        tell: told, before the first window, what will happen.
-        **options: see :func:`gimseg.inference.predict`.
+        tell: told, before the first window of a raster, what will happen.
+        **options: those of :class:`gimseg.inference.Predictor` (``device``, ``tta``, ...), those of
+            :func:`gimseg.vectorization.vectorize` that make polygons (``connectivity``,
+            ``instances``, ``min_area_m2``, ...), all others see :func:`gimseg.inference.predict`.
+
+    Returns:
+        one for each raster, in order.
 
     Raises:
         GimsegError: what stands in the way, before the first window where it can be known.
     """
-    masks, layers = _check_paths(raster, outputs, options)
-    predictor = Predictor(model, device=device, precision=precision)
-    if not layers:
-        plan = predictor.plan(raster, masks[0], **options)
-        if tell:
-            tell(plan.text(predictor.estimate(plan)))
-        prediction = predictor.run(plan, progress=progress)
-        _style(predictor.model, masks[0])
-        return Delivery(prediction, masks[0], None)
-    # The mask waits in a hidden folder for its polygons, so that a run that is stopped
-    # in between leaves nothing that looks finished, and loses nothing.
-    waiting, name = _waiting(masks, layers)
-    plan = _plan(predictor, raster, waiting / name, options, min_area_m2)
-    if tell:
-        tell(plan.text(predictor.estimate(plan)))
-    prediction = _finished(plan) or predictor.run(plan, progress=progress)
-    made = vectorize(
-        waiting / name,
-        layers,
-        min_area_m2=min_area_m2,
-        simplify_m=simplify_m,
-        overwrite=bool(options.get("overwrite")),
-        progress=progress,
-    )
-    if masks:
-        move_family(waiting, masks[0])
-        _style(predictor.model, masks[0])
-    shutil.rmtree(waiting)
-    prediction = replace(prediction, path=masks[0] if masks else layers[0])
-    return Delivery(prediction, masks[0] if masks else None, made)
+    jobs, courier = _prepare(rasters, model, outputs, mosaic, stac, options)
+    courier = replace(courier, progress=progress, tell=tell)
+    if len(jobs) == 1:
+        return [courier.deliver(jobs[0])]
+    for job in jobs:
+        courier.check(job)
+    return _deliver_all(courier, jobs)
 
 
 def rehearse(
-    raster: str | os.PathLike[str],
-    model: Model | str | os.PathLike[str] = "builtin",
-    outputs: Sequence[str | os.PathLike[str]] | str | os.PathLike[str] = (),
+    rasters: Paths,
+    model: Models = "builtin",
+    outputs: Paths = (),
     *,
-    min_area_m2: float = 0.0,
-    device: str = "auto",
-    precision: str = "auto",
+    mosaic: bool = False,
+    stac: bool = False,
     **options: Any,
 ) -> str:
-    """Check all that :func:`deliver` would check, tell what it would do, and leave nothing behind.
+    """Check all that :func:`deliver_each` would check, tell what it would do, and leave nothing behind.
 
     Raises:
         GimsegError: what stands in the way.
     """
-    masks, layers = _check_paths(raster, outputs, options)
-    predictor = Predictor(model, device=device, precision=precision)
-    if not layers:
-        plan = predictor.plan(raster, masks[0], **options)
-        return plan.text(predictor.estimate(plan))
-    waiting, name = _waiting(masks, layers)
-    fresh = not waiting.exists()
-    try:
-        plan = _plan(predictor, raster, waiting / name, options, min_area_m2)
-        return replace(plan, output=(masks or layers)[0]).text(predictor.estimate(plan))
-    finally:
-        if fresh:
-            shutil.rmtree(waiting, ignore_errors=True)
+    jobs, courier = _prepare(rasters, model, outputs, mosaic, stac, options)
+    return "\n\n".join(courier.describe(courier.check(job), job) for job in jobs)
 
 
-def _check_paths(
-    raster: str | os.PathLike[str],
-    outputs: Sequence[str | os.PathLike[str]] | str | os.PathLike[str],
-    options: dict[str, Any],
-) -> tuple[list[Path], list[Path]]:
-    """Masks and layers among the outputs, which can and may be written."""
-    given = [outputs] if isinstance(outputs, (str, os.PathLike)) else list(outputs)
-    paths = [Path(path) for path in given or default_outputs(raster)]
-    masks = [path for path in paths if path.suffix.lower() in _MASKS]
-    layers = [path for path in paths if path not in masks]
-    if len(masks) > 1:
-        raise OutputError(f"{masks[0]} and {masks[1]}: one mask is written, give one .tif")
-    inputs = [path for path in (raster, options.get("aoi")) if path is not None]
-    check_outputs(paths, inputs, overwrite=bool(options.get("overwrite")))
-    for path in layers:
-        driver_of(path)
-    return masks, layers
+def _prepare(
+    rasters: Paths, model: Models, outputs: Paths, mosaic: bool, stac: bool, options: dict[str, Any]
+) -> tuple[list[Job], _Courier]:
+    taken = {
+        kind: {name: options.pop(name) for name in names if name in options}
+        for kind, names in (("engine", ENGINE_NAMES), ("shaping", (*OBJECT_NAMES, *CLEANING_NAMES)))
+    }
+    jobs = plan_jobs(rasters, outputs, mosaic=mosaic)
+    chosen = Options(**options)
+    for job in jobs:
+        inputs = [] if chosen.aoi is None else [chosen.aoi]
+        job.check(chosen.products, stac=stac, overwrite=chosen.overwrite, inputs=inputs)
+    predictor = Predictor(model, **taken["engine"])
+    return jobs, _Courier(predictor, _folders(model), options, taken["shaping"], stac)
 
 
-def _waiting(masks: list[Path], layers: list[Path]) -> tuple[Path, str]:
-    """The hidden folder in which a mask waits for its polygons, and the mask's name there."""
-    name = (masks or [layers[0].with_suffix(".tif")])[0].name
-    return layers[0].parent / f".{layers[0].name}.waiting", name
+@dataclass(frozen=True)
+class _Courier:
+    """Brings what was asked for, job by job."""
 
+    predictor: Predictor
+    folders: tuple[str | os.PathLike[str], ...]
+    options: Mapping[str, Any]
+    shaping: Mapping[str, Any]
+    stac: bool
+    progress: Progress = silent
+    tell: Callable[[str], object] | None = None
 
-def _plan(
-    predictor: Predictor, raster: str | os.PathLike[str], mask: Path, options: dict[str, Any], min_area_m2: float
-) -> Plan:
-    """The plan of a mask in a hidden folder, which is there afterwards only if the work can start."""
-    fresh = not mask.parent.exists()
-    mask.parent.mkdir(exist_ok=True)
-    try:
-        plan = predictor.plan(raster, mask, **{**options, "overwrite": True})
-        if min_area_m2 > 0 and plan.raster.crs is None:
-            raise GridError(
-                f"{raster} has no CRS, so that a least area of {min_area_m2:g} m² means nothing: declare its CRS or "
-                "leave the area out"
-            )
+    def deliver(self, job: Job) -> Delivery:
+        """All files of a job."""
+        if job.layers:
+            delivery, plan = self._deliver_layers(job)
+        else:
+            plan = self._plan(job, job.named, **self.options)
+            self._announce(plan, job)
+            delivery = Delivery(self.predictor.run(plan, progress=self.progress), job.mask, None)
+        rasters = self.products.files(job.named)
+        for name, path in rasters.items():
+            write_style(path, share_style(name))
+        if job.mask is not None:
+            # big_segments.tif and big_segments.shp share one .qml: it holds both styles.
+            write_style(job.mask, joint_style(plan.legend))
+            rasters = {"classes": job.mask, **rasters}
+        item = self._write_item(job, plan, rasters) if self.stac else None
+        beside = [path for name, path in rasters.items() if name != "classes"]
+        delivery = replace(delivery, beside=(*beside, *([item] if item else [])), projects=job.projects)
+        self._write_projects(delivery, plan, rasters)
+        return delivery
+
+    def _write_projects(self, made: Delivery, plan: Plan, rasters: Mapping[str, Path]) -> None:
+        if not made.projects:
+            return
+        aoi = plan.options.aoi
+        results = Results(
+            raster=plan.raster,
+            legend=plan.legend,
+            polygons=made.layers.paths if made.layers else (),
+            mask=made.mask,
+            aoi=None if aoi is None else open_layer(aoi, crs=plan.options.vector_crs),
+            uncertainty=rasters.get("uncertainty"),
+            probabilities=rasters.get("probabilities"),
+        )
+        project = project_of(results, f"{Path(plan.raster.path).stem} by {plan.identity['model']['name']}")
+        for path in made.projects:
+            write_project(path, project)
+
+    @property
+    def products(self) -> Products:
+        """What is delivered of each pixel."""
+        return Options(**self.options).products
+
+    def check(self, job: Job) -> Plan:
+        """Refuse a job that cannot start; leaves nothing behind."""
+        # Without a mask its name may be that of the raster.
+        mask = job.mask or job.layers[0].with_name(f".{job.layers[0].name}.tif")
+        return self._plan(job, mask, **{**self.options, "overwrite": True})
+
+    def describe(self, plan: Plan, job: Job) -> str:
+        """What will happen, for people."""
+        # The mask may wait in a hidden folder, which is nobody's business.
+        text = plan.text(self.predictor.estimate(plan))
+        return text.replace(str(plan.output), ", ".join(map(str, job.outputs)))
+
+    def _deliver_layers(self, job: Job) -> tuple[Delivery, Plan]:
+        # The mask waits in a hidden folder for its polygons, so that a run that is stopped
+        # in between leaves nothing that looks finished, and loses nothing.
+        waiting = job.layers[0].parent / f".{job.layers[0].name}.waiting"
+        plan = self._plan_waiting(job, waiting / job.named.name)
+        self._announce(plan, job)
+        prediction = _finished(plan) or self.predictor.run(plan, progress=self.progress)
+        files = plan.options.products.files(plan.output)
+        made = vectorize(
+            plan.output,
+            job.layers,
+            probabilities=files["probabilities"],
+            layers=further_layers(plan) if any(driver_of(path) == "GPKG" for path in job.layers) else (),
+            overwrite=bool(self.options.get("overwrite")),
+            progress=self.progress,
+            **self.shaping,
+        )
+        kept = self.products.files(plan.output)
+        for name in [] if job.mask else [plan.output.name, f"{plan.output.name}.aux.xml"]:
+            (waiting / name).unlink(missing_ok=True)
+        for name in files.keys() - kept.keys():
+            files[name].unlink()
+        move_family(waiting, job.named)
+        shutil.rmtree(waiting)
+        notes = tuple(note.replace(str(waiting), str(job.named.parent)) for note in prediction.notes)
+        prediction = replace(prediction, path=job.mask or job.layers[0], notes=notes)
+        return Delivery(prediction, job.mask, made), plan
+
+    def _plan_waiting(self, job: Job, mask: Path) -> Plan:
+        """The plan of a mask in a hidden folder, which is there afterwards only if the work can start."""
+        fresh = not mask.parent.exists()
+        mask.parent.mkdir(exist_ok=True)
+        try:
+            return self._plan(job, mask, **{**self.options, "overwrite": True})
+        except GimsegError:
+            if fresh:
+                shutil.rmtree(mask.parent)
+            raise
+
+    def _plan(self, job: Job, mask: Path, **options: Any) -> Plan:
+        # The confidence of polygons is made of probabilities.
+        products = replace(self.products, probabilities=self.products.probabilities or bool(job.layers))
+        plan = self.predictor.plan(job.rasters, mask, **{**options, "products": products})
+        if job.layers:
+            steps = Cleaning(**{name: value for name, value in self.shaping.items() if name in CLEANING_NAMES})
+            Objects(**{name: value for name, value in self.shaping.items() if name in OBJECT_NAMES}).check(steps)
+            grid = plan.target
+            steps.check(Ground.of(grid.affine, grid.crs.to_wkt() if grid.crs else None, plan.shape), plan.raster.path)
         return plan
-    except GimsegError:
-        if fresh:
-            shutil.rmtree(mask.parent)
-        raise
+
+    def _announce(self, plan: Plan, job: Job) -> None:
+        if self.tell:
+            self.tell(self.describe(plan, job))
+
+    def _write_item(self, job: Job, plan: Plan, rasters: Mapping[str, Path]) -> Path:
+        path = item_path(job.named)
+        write_item(path, Delivered(plan, self.predictor.model, self.folders, rasters, job.layers))
+        return path
 
 
-def _style(model: Model, mask: Path) -> None:
-    # big_segments.tif and big_segments.shp share one .qml: it holds both styles.
-    write_style(mask, joint_style(model.recipe.legend))
+def _deliver_all(courier: _Courier, jobs: Sequence[Job]) -> list[Delivery]:
+    """Job after job; what fails is told at the end."""
+    done, failed = [], []
+    for job in jobs:
+        try:
+            done.append(courier.deliver(job))
+        except GimsegError as error:
+            failed.append(str(error))
+    if failed:
+        raise PredictionError(f"{len(failed)} of {len(jobs)} rasters failed, all others are done: {'; '.join(failed)}")
+    return done
+
+
+def _folders(model: Models) -> tuple[str | os.PathLike[str], ...]:
+    """Of the models; none if one was made in memory."""
+    given = [model] if isinstance(model, (Model, str, os.PathLike)) else list(model)
+    folders = tuple(each for each in given if not isinstance(each, Model))
+    return folders if len(folders) == len(given) else ()
 
 
 def _finished(plan: Plan) -> Prediction | None:
     """The mask of this very run, if an earlier start of it was stopped at the polygons."""
-    if not plan.output.exists():
+    if not all(path.exists() for path in (plan.output, *plan.options.products.files(plan.output).values())):
         return None
     with rasterio.open(plan.output) as mask:
         if mask.tags().get(RUN_TAG) != plan.run_id:
@@ -215,4 +318,4 @@ def _finished(plan: Plan) -> Prediction | None:
         for _, window in mask.block_windows(1):
             counts += np.bincount(mask.read(1, window=window).ravel(), minlength=256)
     named = name_counts(counts, plan.legend)
-    return Prediction(plan.output, named, plan.lattice.shape, 0.0, len(plan.blocks), len(plan.blocks), plan.notes)
+    return Prediction(plan.output, named, plan.shape, 0.0, len(plan.blocks), len(plan.blocks), plan.notes)

@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from odc.geo.geobox import GeoBox
 
-from gimseg.assembly import assemble, name_counts
-from gimseg.backends import DeviceMemoryError, backend_by_name, open_backend
+from gimseg.arrays import PredictedArray, array_raster, from_xarray, is_xarray
+from gimseg.assembly import assemble, name_counts, plane_reader, plane_slices
+from gimseg.averaging import Augmentations, Models, load_models
+from gimseg.backends import Backend, backend_by_name, candidates, open_backend
 from gimseg.computing import Computation, Network
-from gimseg.errors import PredictionError, RasterError
-from gimseg.loading import load_block
-from gimseg.models import Model
+from gimseg.errors import DeviceMemoryError, PredictionError, RasterError
+from gimseg.imagery import Rasters, choose_bands
+from gimseg.legend import UNLABELLED
+from gimseg.loading import Loaded, load_block
+from gimseg.matching import ReadPlanes
 from gimseg.parts import Parts, read_manifest
 from gimseg.pipeline import map_ahead
-from gimseg.preflight import Engine, Options, Plan, choose_blocks, plan_prediction, shrink
-from gimseg.products import Products
+from gimseg.preflight import (
+    Engine,
+    Options,
+    Plan,
+    choose_blocks,
+    plan_prediction,
+    plan_raster,
+    shrink,
+)
+from gimseg.products import Products, to_shares
 from gimseg.progress import Progress, format_duration, silent
 from gimseg.rasters import RasterView, Roi
 from gimseg.running import check_read, pixels_of, predict_blocks, write_unread
+from gimseg.tiling import Block, Lattice, chunks
 from gimseg.window_choice import choose_lattice
 from gimseg.workers import predict_on_devices
 
@@ -65,19 +80,28 @@ class Prediction:
         return "\n".join([head, *self.notes])
 
 
+class _Asked(NamedTuple):
+    """What a caller said of the backend."""
+
+    backend: str
+    precision: str
+
+
 class Predictor:
     """A loaded network for any number of rasters.
 
     Args:
-        model: a Model, its folder, or ``"builtin"``.
+        model: a Model, its folder, or ``"builtin"``; several, whose probabilities are averaged.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; several of one kind,
             as ``"cuda:0,cuda:1"``, have a process each and share the blocks.
         backend: see :func:`gimseg.backends.open_backend`.
         precision: see there.
         batch: windows at once; None: 1, and 4 on CUDA.
+        tta: views of the image that probabilities are averaged over: ``"flips"``, four,
+            or ``"symmetries"``, eight: that many times the work.
 
     Raises:
-        PredictionError: there is no such device or precision.
+        PredictionError: there is no such device or precision, or models do not belong together.
         ModelError: the model cannot be loaded.
 
     Example::
@@ -89,35 +113,56 @@ class Predictor:
 
     def __init__(
         self,
-        model: Model | str | os.PathLike[str] = "builtin",
+        model: Models = "builtin",
         *,
         device: str = "auto",
         backend: str = "auto",
         precision: str = "auto",
         batch: int | None = None,
+        tta: Augmentations | None = None,
     ) -> None:
-        self.model = model if isinstance(model, Model) else Model.load(model)
+        self.model = load_models(model, tta)
         self.devices = tuple(_choose_device(name.strip()) for name in device.split(","))
         self.device = self.devices[0]
         if {item.type for item in self.devices} != {self.device.type}:
             raise PredictionError(f"devices {device}: of one kind, or the same pixels would differ")
-        self.backend = open_backend(self.model, self.device, backend=backend, precision=precision)
         self.fingerprint = self.model.fingerprint()
-        self._chosen_here = {"backend": backend == precision == "auto", "batch": batch is None}
+        self._asked = _Asked(backend, precision)
+        self._chosen_here = {"backend": len(candidates(self.device, *self._asked)) > 1, "batch": batch is None}
         self._batch = batch or (4 if self.device.type == "cuda" else 1)
-        self._backends = {self.backend.name: self.backend}
+        self._backends: dict[str, Backend] = {}
 
-    def plan(self, raster: str | os.PathLike[str], output: str | os.PathLike[str], **options: Any) -> Plan:
+    def plan(self, raster: Rasters, output: str | os.PathLike[str], **options: Any) -> Plan:
         """Check everything that can be checked before the first window; see :func:`predict` for the options.
 
         Raises:
             GimsegError: what stands in the way.
         """
         given = Options(**options)
-        engine = Engine(self.device, self.backend.name, self._batch)
+        engine = Engine(self.device, batch=self._batch)
         if not given.restart:
             engine = self._as_before(engine, output)
-        return plan_prediction(raster, output, self.model, self.fingerprint, engine, given)
+        return self._decided(plan_prediction(raster, output, self.model, self.fingerprint, engine, given))
+
+    def _decided(self, plan: Plan) -> Plan:
+        """The plan with the backend that is the fastest for as much work as it is."""
+        if plan.engine.backend:
+            return plan
+        backend = self._choose_backend(plan.lattice)
+        return plan.computed_by(backend.name, backend.note)
+
+    def _choose_backend(self, lattice: Lattice) -> Backend:
+        megapixels = math.prod(lattice.shape) * lattice.cost / 1e6
+        chosen = open_backend(
+            self.model,
+            self.device,
+            backend=self._asked.backend,
+            precision=self._asked.precision,
+            window=lattice.window,
+            batch=self._batch,
+            megapixels=megapixels,
+        )
+        return self._backends.setdefault(chosen.name, chosen)
 
     def _as_before(self, engine: Engine, output: str | os.PathLike[str]) -> Engine:
         """What a run that goes on had chosen, where nobody asks for something else."""
@@ -143,11 +188,11 @@ class Predictor:
         name = plan.engine.backend
         if name not in self._backends:
             self._backends[name] = backend_by_name(self.model, self.device, name)
-        return Network(self._backends[name], self.model.recipe, plan.options.products, self.device)
+        return Network(self._backends[name], self.model.recipe, plan.products, self.device)
 
     def predict(
         self,
-        raster: str | os.PathLike[str],
+        raster: Rasters,
         output: str | os.PathLike[str],
         *,
         progress: Progress = silent,
@@ -200,12 +245,50 @@ class Predictor:
         return Prediction(
             path=plan.output,
             counts=name_counts(counts, self.model.recipe.legend),
-            shape=plan.lattice.shape,
+            shape=plan.shape,
             seconds=time.monotonic() - started,
             blocks=len(plan.blocks),
             resumed=len(plan.blocks) - len(todo),
             notes=(*plan.notes, *told),
         )
+
+    def predict_array(self, array: Any, geobox: GeoBox | None = None, **options: Any) -> PredictedArray:
+        """Segment an array in memory; reads and writes no file.
+
+        What is predicted is, byte for byte, what a file of these pixels on this grid gives.
+
+        Args:
+            array: numpy (bands, rows, cols) or (rows, cols), or an xarray DataArray or
+                Dataset, whose grid odc-geo finds. Its bands are counted from 1, as those of a file.
+            geobox: grid of a numpy array.
+            **options: fields of :class:`gimseg.preflight.Options`. ``nodata`` is a number.
+                ``match_input=True`` gives the result on the array's own grid.
+
+        Returns:
+            classes, and what else ``products`` asks for.
+
+        Raises:
+            GimsegError: array, grid, model and options do not fit.
+        """
+        chosen = Options(**options)
+        if is_xarray(array):
+            array, geobox, nodata = from_xarray(array)
+            chosen = chosen if chosen.nodata is not None else replace(chosen, nodata=nodata)
+        if geobox is None or isinstance(chosen.nodata, str):
+            raise PredictionError("an array needs a geobox, and its nodata is a number or nothing")
+        bands = choose_bands(self.model.recipe, chosen.bands)
+        raster = array_raster(array, geobox, bands=bands, nodata=chosen.nodata)
+        plan = self._decided(plan_raster(raster, self.model, Engine(self.device, batch=self._batch), chosen))
+        predicted = np.full((plan.planes, *plan.lattice.shape), UNLABELLED, np.uint8)
+
+        def load(block: Block) -> Loaded:
+            return load_block(plan.view, plan.lattice, block, plan.aoi)
+
+        loaded = map_ahead(load, plan.blocks, threads=1, limit=1)
+        for step in Computation(self._network(plan), plan.lattice, plan.engine.batch).run(loaded):
+            if step.finished is not None:
+                predicted[:, *step.finished.block.core] = step.finished.values
+        return _to_array(plan, plane_reader(plan, lambda roi: predicted[:, *roi]))
 
     def blocks(self, view: RasterView, block_size: int | None = None) -> Iterator[tuple[Roi, np.ndarray]]:
         """Predict a raster block by block, writing nothing.
@@ -223,7 +306,7 @@ class Predictor:
         """
         lattice = choose_lattice(view.shape, self.model, self.device, batch=self._batch)
         blocks = choose_blocks(view, lattice, self.model.recipe.legend.n_channels, block_size)
-        network = Network(self.backend, self.model.recipe, Products(), self.device)
+        network = Network(self._choose_backend(lattice), self.model.recipe, Products(), self.device)
         loaded = map_ahead(lambda block: load_block(view, lattice, block), blocks, threads=1, limit=1)
         for step in Computation(network, lattice, self._batch).run(loaded):
             if step.finished is not None:
@@ -232,13 +315,18 @@ class Predictor:
                 yield step.finished.block.core, step.finished.values[0]
 
 
+ENGINE_NAMES = tuple(name for name in inspect.signature(Predictor).parameters if name != "model")
+"""What can be said of a :class:`Predictor` besides its model."""
+
+
 def predict(
-    raster: str | os.PathLike[str],
-    model: Model | str | os.PathLike[str] = "builtin",
+    raster: Rasters,
+    model: Models = "builtin",
     *,
     output: str | os.PathLike[str],
     device: str = "auto",
     precision: str = "auto",
+    tta: Augmentations | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> Prediction:
@@ -248,15 +336,16 @@ def predict(
     way, and ends with the same bytes.
 
     Args:
-        raster: georeferenced image.
-        model: a Model, its folder, or ``"builtin"``.
-        output: the mask, ``.tif``.
+        raster: georeferenced image; several are one mosaic.
+        model: a Model, its folder, or ``"builtin"``; several are averaged.
+        output: the mask, ``.tif``; what else is asked for is written beside it.
         device: see :class:`Predictor`.
         precision: see :class:`Predictor`.
+        tta: see :class:`Predictor`.
         progress: told how far the work is.
-        **options: fields of :class:`gimseg.preflight.Options`: ``aoi``, ``bands``,
-            ``nodata``, ``crs``, ``vector_crs``, ``resolution``, ``block_size``, ``window``,
-            ``blend``, ``on_error``, ``overwrite``, ``restart``.
+        **options: fields of :class:`gimseg.preflight.Options`: ``products``, ``aoi``, ``bands``,
+            ``nodata``, ``crs``, ``vector_crs``, ``resolution``, ``match_input``, ``allow_vrt``, ``cog``,
+            ``block_size``, ``window``, ``blend``, ``on_error``, ``overwrite``, ``restart``.
 
     Returns:
         what was made.
@@ -264,7 +353,25 @@ def predict(
     Raises:
         GimsegError: what stands in the way, before the first window where it can be known.
     """
-    return Predictor(model, device=device, precision=precision).predict(raster, output, progress=progress, **options)
+    predictor = Predictor(model, device=device, precision=precision, tta=tta)
+    return predictor.predict(raster, output, progress=progress, **options)
+
+
+def _to_array(plan: Plan, read: ReadPlanes) -> PredictedArray:
+    planes = np.empty((plan.planes, *plan.shape), np.uint8)
+    for roi in chunks(plan.shape, 512, 4096):
+        planes[:, *roi] = read(roi)
+    slices = plane_slices(plan)
+    shares = {name: to_shares(planes[place]) for name, place in slices.items() if name != "classes"}
+    uncertainty = shares.get("uncertainty")
+    return PredictedArray(
+        geobox=plan.target,
+        legend=plan.legend,
+        classes=planes[0],
+        probabilities=shares.get("probabilities"),
+        uncertainty=None if uncertainty is None else uncertainty[0],
+        notes=plan.notes,
+    )
 
 
 def _choose_device(device: str) -> torch.device:

@@ -10,6 +10,7 @@ import numpy as np
 from odc.geo.geobox import GeoBox
 
 from gimseg.legend import UNLABELLED, Legend
+from gimseg.raster_files import RasterFile
 from gimseg.rasters import Pixels, Raster, RasterView, Roi
 from gimseg.vectors import Shapes
 
@@ -150,7 +151,8 @@ class LabelledScene:
         """
         held = {item.name: getattr(self, item.name) for item in fields(LabelledScene)}
         if with_file:
-            held["raster"] = replace(self.raster, file=self.raster.file.in_memory())
+            file = self.raster.file
+            held["raster"] = replace(self.raster, file=file.in_memory() if isinstance(file, RasterFile) else file)
         return MemoryScene(**held)
 
 

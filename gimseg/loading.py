@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -113,7 +112,7 @@ def _read(view: RasterView, roi: Roi, shape: tuple[int, int]) -> tuple[Pixels, t
     try:
         pixels = view.read_plain(inside)
     except RasterError:
-        if not os.path.exists(view.file.path):
+        if not view.file.is_there():
             raise
         pixels, unread = _read_in_pieces(view, inside)
     beyond = [(0, whole.stop - part.stop) for whole, part in zip(roi, inside, strict=True)]

@@ -18,15 +18,16 @@ from odc.geo.geobox import GeoBox
 
 from gimseg import __version__
 from gimseg.errors import OutputError, PredictionError
+from gimseg.imagery import Rasters, choose_grid, list_bands, open_imagery, raster_identity, raster_paths
 from gimseg.legend import Legend
 from gimseg.models import Model
 from gimseg.outputs import check_outputs
-from gimseg.parts import content_identity, file_identity
+from gimseg.parts import content_identity
 from gimseg.products import Products
 from gimseg.progress import format_duration
-from gimseg.raster_files import BLOCK_CACHE_BYTES, DRIVERS, check_file, open_dataset
+from gimseg.raster_files import BLOCK_CACHE_BYTES
 from gimseg.raster_views import CACHE_BYTES
-from gimseg.rasters import Raster, RasterView, metres_per_unit, open_raster
+from gimseg.rasters import Raster, RasterView
 from gimseg.recipes import Recipe
 from gimseg.tiling import Blocks, Lattice, roi_shape
 from gimseg.vectors import Shapes, check_overlap, open_layer
@@ -52,6 +53,9 @@ class Options:
         crs: of a raster that has none.
         vector_crs: of an AoI layer that has none, or a wrong one.
         resolution: metres per pixel; None: the model's.
+        match_input: bring the result to the input's own grid, pixel for pixel.
+        allow_vrt: read VRTs and ``/vsi`` paths; they can name any file, so for trusted ones only.
+        cog: lay the outputs out as Cloud Optimized GeoTIFFs.
         block_size: side of a block, px: memory grows with it, the result does not change;
             None: chosen from what a block takes in memory.
         window: largest side of a window, px; None: see :func:`gimseg.window_choice.choose_lattice`.
@@ -69,6 +73,9 @@ class Options:
     crs: Any = None
     vector_crs: str | None = None
     resolution: float | None = None
+    match_input: bool = False
+    allow_vrt: bool = False
+    cog: bool = False
     block_size: int | None = None
     window: int | None = None
     blend: bool | None = None
@@ -84,13 +91,13 @@ class Engine:
 
     Args:
         device: that predicts.
-        backend: its name.
+        backend: its name; "": still to be chosen.
         batch: windows at once.
         window: largest side of a window, px; None: chosen from model and device.
     """
 
     device: torch.device
-    backend: str
+    backend: str = ""
     batch: int = 1
     window: int | None = None
 
@@ -105,12 +112,13 @@ class Plan:
 
     Args:
         raster: the image.
-        view: the image on the output's grid.
+        view: the image on the grid that is predicted.
+        target: grid of the mask: that of the view, or the input's own.
         output: the mask.
         engine: that predicts.
         lattice: of windows.
         blocks: row by row.
-        legend: of the mask.
+        recipe: of the model.
         aoi: polygons outside of which nothing is predicted.
         identity: what pins the run, plain values.
         options: as given.
@@ -119,24 +127,45 @@ class Plan:
 
     raster: Raster
     view: RasterView
+    target: GeoBox
     output: Path
     engine: Engine
     lattice: Lattice
     blocks: Blocks
-    legend: Legend
+    recipe: Recipe
     aoi: Shapes | None
     identity: Mapping[str, Any]
     options: Options
     notes: tuple[str, ...]
 
     @property
+    def legend(self) -> Legend:
+        """Of the mask."""
+        return self.recipe.legend
+
+    @property
     def geobox(self) -> GeoBox:
-        """Grid of the mask."""
+        """Grid that is predicted."""
         return self.view.geobox
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the mask, px."""
+        return int(self.target.shape[0]), int(self.target.shape[1])
+
+    @property
+    def matches(self) -> bool:
+        """Whether the result is brought to another grid than that which is predicted."""
+        return self.target != self.geobox
+
+    @property
+    def products(self) -> Products:
+        """What the parts hold: what is delivered, and what that is made of."""
+        return replace(self.options.products, probabilities=True) if self.matches else self.options.products
+
+    @property
     def resolution(self) -> tuple[float, float]:
-        """Size of a pixel of the mask along (y, x), in the CRS's unit."""
+        """Size of a pixel that is predicted along (y, x), in the CRS's unit."""
         return abs(self.geobox.affine.e), abs(self.geobox.affine.a)
 
     @property
@@ -149,7 +178,7 @@ class Plan:
     @property
     def planes(self) -> int:
         """Bytes that are kept of each pixel."""
-        return len(self.options.products.planes(self.legend))
+        return len(self.products.planes(self.legend))
 
     @property
     def windows(self) -> int:
@@ -165,7 +194,14 @@ class Plan:
     @property
     def disk_bytes(self) -> int:
         """What parts and mask take, about."""
-        return int(math.prod(self.lattice.shape) * _DISK_SHARE) + 2**20
+        delivered = len(self.options.products.planes(self.legend)) * math.prod(self.shape)
+        return int((self.planes * math.prod(self.lattice.shape) + delivered) / 2 * _DISK_SHARE) + 2**20
+
+    def computed_by(self, backend: str, note: str = "") -> Plan:
+        """The same plan, computed by the backend of this name."""
+        engine = replace(self.engine, backend=backend)
+        identity = {**self.identity, "engine": engine.to_dict()}
+        return replace(self, engine=engine, identity=identity, notes=(*self.notes, *([note] if note else [])))
 
     def text(self, seconds: float | None = None) -> str:
         """Lines for people.
@@ -174,7 +210,7 @@ class Plan:
             seconds: that it will take, about.
         """
         lattice, raster = self.lattice, self.raster
-        rows, cols = lattice.shape
+        rows, cols = self.shape
         own, size = (" x ".join(f"{part:g}" for part in parts[::-1]) for parts in (raster.resolution, self.resolution))
         resampled = "" if own == size else f", read at {size} {raster.unit}"
         kept = f"of which neighbours share {2 * lattice.halo} px" if lattice.blend else f"halo {lattice.halo} px"
@@ -182,8 +218,9 @@ class Plan:
             kept = "the whole raster"
         lines = [
             f"{raster.path}: {raster.shape[1]} x {raster.shape[0]} px of {own} {raster.unit}, "
-            f"bands {', '.join(map(str, raster.bands))}, {raster.dtype}{resampled}",
-            f"{self.output}: {cols} x {rows} px of {size} {raster.unit}, {', '.join(self.legend.names)}",
+            f"bands {list_bands(raster.bands)}, {raster.dtype}{resampled}",
+            f"{self.output}: {cols} x {rows} px of {_pixel_size(self.target)} {raster.unit}, "
+            f"{', '.join(self.legend.names)}" + (", brought back to the input's own pixels" if self.matches else ""),
             f"{self.windows:,} windows of {lattice.window[1]} x {lattice.window[0]} px, {kept}: "
             f"{lattice.cost:.2f} times the pixels; in {len(self.blocks):,} blocks",
             f"{self.engine.device.type}, {self.engine.backend}; about {_megabytes(self.memory_bytes)} of memory "
@@ -194,7 +231,7 @@ class Plan:
 
 
 def plan_prediction(
-    raster: str | os.PathLike[str],
+    raster: Rasters,
     output: str | os.PathLike[str],
     model: Model,
     fingerprint: str,
@@ -204,7 +241,7 @@ def plan_prediction(
     """Check all that can be checked without predicting.
 
     Args:
-        raster: the image.
+        raster: the image; several: a mosaic of them.
         output: the mask.
         model: that predicts.
         fingerprint: of the model.
@@ -218,26 +255,19 @@ def plan_prediction(
     output = Path(output)
     if output.suffix.lower() not in (".tif", ".tiff"):
         raise OutputError(f"{output}: a mask is a GeoTIFF: give a name that ends in .tif")
-    inputs = [path for path in (raster, options.aoi) if path is not None]
-    check_outputs([output], inputs, overwrite=options.overwrite)
-    opened = _open(raster, recipe, options)
-    geobox, notes = _grid(opened, recipe, options)
-    engine = replace(engine, window=options.window or engine.window)
-    view = opened.on(geobox)
-    lattice, blocks = _tile(view, model, engine, options)
-    plan = Plan(
-        raster=opened,
-        view=view,
-        output=output,
-        engine=engine,
-        lattice=lattice,
-        blocks=blocks,
-        legend=recipe.legend,
-        aoi=_open_aoi(options, geobox),
-        identity=_identity(opened, model, fingerprint, options) | _place(engine, lattice, blocks),
-        options=options,
-        notes=(*opened.notes, *notes),
+    paths = raster_paths(raster)
+    inputs = [*paths, *([] if options.aoi is None else [options.aoi])]
+    check_outputs([output, *options.products.files(output).values()], inputs, overwrite=options.overwrite)
+    opened = open_imagery(
+        paths,
+        recipe,
+        bands=options.bands,
+        crs=options.crs,
+        nodata=options.nodata,
+        allow_vrt=options.allow_vrt,
     )
+    identity = _identity(opened, model, fingerprint, options)
+    plan = plan_raster(opened, model, engine, options, output=output, identity=identity)
     free = shutil.disk_usage(output.absolute().parent).free
     if free < plan.disk_bytes:
         raise OutputError(
@@ -247,47 +277,45 @@ def plan_prediction(
     return plan
 
 
-def _open(path: str | os.PathLike[str], recipe: Recipe, options: Options) -> Raster:
-    bands = tuple(options.bands or recipe.bands)
-    if len(bands) != len(recipe.bands):
-        raise PredictionError(
-            f"bands {', '.join(map(str, bands))} were asked for: the model takes {len(recipe.bands)}, give as many"
-        )
-    with open_dataset(check_file(path), DRIVERS) as dataset:
-        count = dataset.count
-    if not all(1 <= band <= count for band in bands):
-        raise PredictionError(
-            f"{path} has {count} band{'s' if count != 1 else ''}, the model needs bands {', '.join(map(str, bands))}: "
-            "use an image like those that it learned from, or say with --bands which bands take their places"
-        )
-    raster = open_raster(path, bands=bands, crs=options.crs, nodata=options.nodata)
+def plan_raster(
+    raster: Raster,
+    model: Model,
+    engine: Engine,
+    options: Options,
+    *,
+    output: Path = Path(),
+    identity: Mapping[str, Any] | None = None,
+) -> Plan:
+    """The plan of a raster that is open.
+
+    Raises:
+        GridError: resolution or grid cannot be had.
+        PredictionError: raster, window or AoI do not suit the model.
+    """
+    recipe = model.recipe
     if raster.dtype != recipe.dtype:
         raise PredictionError(
-            f"{path} holds {raster.dtype}, the model learned from {recipe.dtype}: their values mean different things. "
-            f"Convert the image to {recipe.dtype} as the training images were, or train on images like it"
+            f"{raster.path} holds {raster.dtype}, the model learned from {recipe.dtype}: their values mean different "
+            f"things. Convert the image to {recipe.dtype} as the training images were, or train on images like it"
         )
-    return raster
-
-
-def _grid(raster: Raster, recipe: Recipe, options: Options) -> tuple[GeoBox, list[str]]:
-    """Grid of the mask, and what to know about its resolution."""
-    if options.resolution is None and raster.crs is None and raster.unit == "pixel":
-        told = f"no georeference: its pixels are taken to be of the model's {recipe.resolution:g} m"
-        return raster.grid(None), [f"{raster.path}: {told}; say otherwise with --crs"]
-    notes = []
-    wanted = options.resolution or recipe.resolution
-    if raster.crs is None:
-        notes.append(f"{raster.path}: no CRS: its unit is taken for metres; declare one with --crs")
-    metres = metres_per_unit(raster.geobox)
-    own = max(size * unit for size, unit in zip(raster.resolution, metres, strict=True))
-    if own / recipe.resolution > 2:
-        notes.append(
-            f"{raster.path}: pixels of {own:.3g} m, the model learned from {recipe.resolution:g} m: "
-            f"{own / recipe.resolution:.3g} times coarser, so what it looks for may not be seen"
-        )
-    if not 0.5 <= wanted / recipe.resolution <= 2:
-        notes.append(f"resolution {wanted:g} m, the model learned from {recipe.resolution:g} m: expect poor results")
-    return raster.grid(wanted), notes
+    geobox, notes = choose_grid(raster, recipe, options.resolution)
+    engine = replace(engine, window=options.window or engine.window)
+    view = raster.on(geobox)
+    lattice, blocks = _tile(view, model, engine, options)
+    return Plan(
+        raster=raster,
+        view=view,
+        target=raster.own_grid() if options.match_input else geobox,
+        output=output,
+        engine=engine,
+        lattice=lattice,
+        blocks=blocks,
+        recipe=recipe,
+        aoi=_open_aoi(options, geobox),
+        identity={**(identity or {}), **_place(engine, lattice, blocks)},
+        options=options,
+        notes=(*raster.notes, *notes),
+    )
 
 
 def _tile(view: RasterView, model: Model, engine: Engine, options: Options) -> tuple[Lattice, Blocks]:
@@ -370,14 +398,16 @@ def _identity(raster: Raster, model: Model, fingerprint: str, options: Options) 
     """All that the bytes of the mask depend on, but for the windows."""
     return {
         "gimseg": __version__,
-        "raster": file_identity(raster.path),
+        "raster": raster_identity(raster),
         "model": {"name": model.name, "fingerprint": fingerprint},
         "bands": list(raster.bands),
         "nodata": options.nodata,
         "crs": None if options.crs is None else str(options.crs),
         "vector_crs": options.vector_crs,
         "resolution": options.resolution,
-        "planes": list(options.products.planes(model.recipe.legend)),
+        "match_input": options.match_input,
+        "cog": options.cog,
+        "products": options.products.identity(model.recipe),
         "aoi": None if options.aoi is None else content_identity(options.aoi),
     }
 
@@ -389,6 +419,11 @@ def _place(engine: Engine, lattice: Lattice, blocks: Blocks) -> dict[str, Any]:
         "windows": {"shape": list(lattice.window), "halo": lattice.halo, "blend": lattice.blend},
         "block": list(blocks.step),
     }
+
+
+def _pixel_size(geobox: GeoBox) -> str:
+    a, b, _, d, e, _ = tuple(geobox.affine)[:6]
+    return f"{math.hypot(a, d):g} x {math.hypot(b, e):g}"
 
 
 def _megabytes(size: int) -> str:

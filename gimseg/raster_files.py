@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import rasterio
@@ -57,6 +57,52 @@ class Pixels(NamedTuple):
 
     data: np.ndarray
     valid: np.ndarray
+
+
+class Source(Protocol):
+    """Where native pixels come from: a file, tiles that lie side by side, an array."""
+
+    @property
+    def path(self) -> str:
+        """As messages name it."""
+        ...
+
+    @property
+    def bands(self) -> tuple[int, ...]:
+        """1-based numbers of the bands that are read."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """Of the pixels."""
+        ...
+
+    @property
+    def in_strips(self) -> bool:
+        """Any part of a row costs all of it."""
+        ...
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Rows and columns that are read, or cannot be read, as one."""
+        ...
+
+    def read(self, roi: Roi) -> Pixels:
+        """Native values, shape (bands, rows, cols) of `dtype`, and their validity."""
+        ...
+
+    def is_empty(self, roi: Roi) -> bool:
+        """Whether it is known, without reading pixels, that none is valid there."""
+        ...
+
+    def is_there(self) -> bool:
+        """Whether there is anything to read from, damaged or not."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -120,6 +166,10 @@ class RasterFile:
         inner = (slice(top - rows.start, bottom - rows.start), slice(left - cols.start, right - cols.start))
         data[:, *inner], valid[inner] = part
         return Pixels(data, valid)
+
+    def is_there(self) -> bool:
+        """Whether the file still exists."""
+        return is_virtual(self.path) or os.path.exists(self.path)
 
     def is_empty(self, roi: Roi) -> bool:
         """Whether the file tells, without its pixels being decoded, that none of them is valid.
@@ -272,11 +322,7 @@ class _Handles(threading.local):
         if self.process != os.getpid():
             # A forked worker shares the file position with its parent: open anew.
             self.__init__()  # type: ignore[misc]
-        try:
-            stat = os.stat(path)
-        except OSError as error:
-            raise RasterError(f"{path} cannot be read any more ({error.strerror})") from error
-        key = (path, stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        key = _file_state(path)
         if key not in self.datasets:
             self.datasets[key] = open_dataset(path, drivers)
             while len(self.datasets) > _HANDLES_PER_THREAD:
@@ -286,6 +332,27 @@ class _Handles(threading.local):
 
 
 _HANDLES = _Handles()
+
+
+def _file_state(path: str) -> tuple[Any, ...]:
+    """Changes when the file does; GDAL's virtual files are taken not to."""
+    if is_virtual(path):
+        return (path,)
+    try:
+        stat = os.stat(path)
+    except OSError as error:
+        raise RasterError(f"{path} cannot be read any more ({error.strerror})") from error
+    return (path, stat.st_mtime_ns, stat.st_size, stat.st_ino)
+
+
+def is_virtual(path: str | os.PathLike[str]) -> bool:
+    """Whether GDAL alone can find this file: in an archive, in memory, behind a URL.
+
+    Example:
+        >>> is_virtual("/vsizip/images.zip/a.tif"), is_virtual("images/a.tif")
+        (True, False)
+    """
+    return os.fspath(path).startswith("/vsi")
 
 
 @functools.cache
@@ -306,7 +373,9 @@ def open_dataset(path: str, drivers: Collection[str] = frozenset(DRIVERS)) -> An
     Raises:
         RasterError: none of them can read the file.
     """
-    driver = find_driver(path, drivers)
+    reason: Exception | None = None
+    # The first bytes of a virtual file are GDAL's to read: it may try these drivers and no other.
+    candidates = list(drivers) if is_virtual(path) else [find_driver(path, drivers)]
     limit_block_cache()
     # TRUE: sidecars (.msk, .ovr) are asked for by name instead of by listing a folder of a million files.
     with (
@@ -314,13 +383,28 @@ def open_dataset(path: str, drivers: Collection[str] = frozenset(DRIVERS)) -> An
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        try:
-            return rasterio.open(path, driver=driver)
-        except GDAL_ERRORS as error:
-            raise RasterError(
-                f"{path} cannot be opened as {driver} ({error}): "
-                "the file is damaged or incomplete; copy or download it again"
-            ) from error
+        for driver in candidates:
+            try:
+                return rasterio.open(path, driver=driver)
+            except GDAL_ERRORS as error:
+                reason = error
+    raise RasterError(
+        f"{path} cannot be opened as {' or '.join(candidates)} ({reason}): "
+        "the file is damaged or incomplete; copy or download it again"
+    ) from reason
+
+
+def files_behind(path: str) -> list[str]:
+    """The files on this machine that a raster is read from: itself, and those that a VRT or a mask beside it names.
+
+    Raises:
+        RasterError: it cannot be opened.
+    """
+    if is_virtual(path):
+        return []
+    with open_dataset(path, (*DRIVERS, "VRT")) as dataset:
+        named = dataset.files if dataset.driver == "VRT" else []
+    return [path, *(file for file in named if os.path.isfile(file) and not os.path.samefile(file, path))]
 
 
 def find_driver(path: str, drivers: Collection[str]) -> str:
@@ -342,7 +426,7 @@ def find_driver(path: str, drivers: Collection[str]) -> str:
             return "VRT"
         raise RasterError(
             f"{path} is a VRT, a list of other files that GDAL would read in its stead: give those files, "
-            "or allow_vrt=True if you trust where it came from"
+            "or --allow-vrt (allow_vrt=True) if you trust where it came from"
         )
     if not head:
         raise RasterError(f"{path} is empty (0 bytes): copy or download it again")
@@ -438,15 +522,23 @@ def find_border(dataset: Any, path: str, bands: Sequence[int], side: int = 2048)
     return Border(tuple(float(level) for level in colours[most]), tolerance, cells, gaps)
 
 
-def check_file(path: str | os.PathLike[str]) -> str:
+def check_file(path: str | os.PathLike[str], *, allow_virtual: bool = False) -> str:
     """The path as text, once it is known to be a file on this machine.
+
+    Args:
+        allow_virtual: GDAL's ``/vsi...`` paths are taken as they are.
 
     Raises:
         RasterError: no such file, a folder, or a URL.
     """
     text = os.fspath(path)
-    if "://" in text or text.startswith("/vsi"):
-        raise RasterError(f"{text} is not a file on this machine: download it first")
+    if is_virtual(text) and allow_virtual:
+        return text
+    if "://" in text or is_virtual(text):
+        raise RasterError(
+            f"{text} is not a file on this machine: download it first, or give it as a /vsi path with --allow-vrt if "
+            "you trust where it came from"
+        )
     if Path(text).is_dir():
         raise RasterError(f"{text} is a folder: give a raster file in it")
     if not Path(text).exists():

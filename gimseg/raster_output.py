@@ -15,6 +15,7 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 import rasterio
+import rasterio.shutil
 from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning
@@ -68,14 +69,19 @@ def new_raster(
     band_names: Sequence[str] = (),
     tags: Mapping[str, str] | None = None,
     category_names: Mapping[int, str] | None = None,
+    scale: float | None = None,
+    cog: bool = False,
 ) -> Iterator[RasterWriter]:
     """Make a large compressed GeoTIFF with overviews, window by window.
 
     Windows that are whole 512 x 512 tiles are written fastest. When the block ends
     well, overviews are built (each the commonest value for integers, the mean for
-    floats), the file is read back whole, and moved to its name. When it does not, nothing is left.
+    floats and for what has a scale), the file is read back whole, and moved to its name.
+    When it does not, nothing is left.
 
     Args:
+        scale: what the bands hold is their values times this; GDAL and QGIS know it.
+        cog: laid out as a Cloud Optimized GeoTIFF, overviews first.
         colours: value -> (red, green, blue, alpha), for one uint8 or uint16 band.
         category_names: value -> class name; shown by QGIS and `gdalinfo`, and kept as tags.
 
@@ -95,10 +101,16 @@ def new_raster(
                     dataset.write_colormap(1, dict(colours))
                 for band, name in enumerate(band_names, 1):
                     dataset.set_band_description(band, name)
+                if scale is not None:
+                    dataset.scales, dataset.offsets = (scale,) * count, (0.0,) * count
                 names = {f"class_{value}": name for value, name in (category_names or {}).items()}
                 dataset.update_tags(**{**(tags or {}), **names})
                 yield RasterWriter(dataset, output)
-            _build_overviews(temporary, geobox.shape)
+            # The mean of class numbers would be another class.
+            exact = scale is None and np.dtype(dtype).kind in "iub"
+            _build_overviews(temporary, geobox.shape, Resampling.mode if exact else Resampling.average)
+            if cog:
+                _lay_out_as_cog(temporary)
         except GDAL_ERRORS as error:
             raise OutputError(_write_failure(output, error)) from error
         _check_readable(temporary, output)
@@ -157,7 +169,7 @@ def _write_failure(output: Path, error: Exception) -> str:
     return f"{output} could not be written ({reason}): is the disk full?"
 
 
-def _build_overviews(path: Path, shape: Any) -> None:
+def _build_overviews(path: Path, shape: Any, resampling: Resampling) -> None:
     factors: list[int] = []
     while max(shape) / 2 ** (len(factors)) > 512:
         factors.append(2 ** (len(factors) + 1))
@@ -167,9 +179,23 @@ def _build_overviews(path: Path, shape: Any) -> None:
         rasterio.Env(GDAL_NUM_THREADS=min(os.cpu_count() or 1, 4), COMPRESS_OVERVIEW="DEFLATE"),
         rasterio.open(path, "r+") as dataset,
     ):
-        # The mean of class numbers would be another class.
-        exact = np.dtype(dataset.dtypes[0]).kind in "iub"
-        dataset.build_overviews(factors, Resampling.mode if exact else Resampling.average)
+        dataset.build_overviews(factors, resampling)
+
+
+def _lay_out_as_cog(path: Path) -> None:
+    """Rewrite a GeoTIFF with its overviews where a reader over a network looks first."""
+    plain = path.with_name(f"{path.name}.plain")
+    os.replace(path, plain)
+    rasterio.shutil.copy(
+        plain, path, driver="COG", compress="deflate", level=6, blocksize=_tile(plain), bigtiff="if_safer",
+        overviews="force_use_existing", num_threads=min(os.cpu_count() or 1, 4),
+    )  # fmt: skip
+    plain.unlink()
+
+
+def _tile(path: Path) -> int:
+    with rasterio.open(path, driver="GTiff") as dataset:
+        return int(dataset.block_shapes[0][0])
 
 
 def _check_readable(path: Path, output: Path) -> None:

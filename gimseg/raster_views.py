@@ -28,7 +28,7 @@ from rasterio.transform import GCPTransformer, RPCTransformer
 from rasterio.warp import Resampling, reproject
 
 from gimseg.errors import GridError
-from gimseg.raster_files import Pixels, RasterFile, Roi
+from gimseg.raster_files import Pixels, Roi, Source
 from gimseg.resampling import Axis, resample, take_nearest
 
 CHUNK = 256
@@ -57,7 +57,7 @@ class RasterView:
     it makes no ringing at roof edges, and it needs no value beyond the pixel's own ground.
     """
 
-    def __init__(self, file: RasterFile, placement: Placement, geobox: GeoBox, resampling: str = "auto") -> None:
+    def __init__(self, file: Source, placement: Placement, geobox: GeoBox, resampling: str = "auto") -> None:
         if resampling not in _RESAMPLINGS:
             raise GridError(f"resampling {resampling!r}: needed is one of {', '.join(_RESAMPLINGS)}")
         if (placement.crs is None) != (geobox.crs is None):

@@ -36,6 +36,7 @@ from gimseg.raster_files import (
     Pixels,
     RasterFile,
     Roi,
+    Source,
     alpha_bands,
     check_blocks,
     check_file,
@@ -80,7 +81,7 @@ class Raster:
     dtype: str
     nodata: float | None
     notes: tuple[str, ...]
-    file: RasterFile
+    file: Source
     placement: Placement
 
     @property
@@ -137,6 +138,21 @@ class Raster:
         )
         return GeoBox((rows, cols), Affine(size[1], 0, affine.c, 0, -size[0], affine.f), self.crs)
 
+    def own_grid(self) -> GeoBox:
+        """The rows and columns of the file itself, be they rotated or south-up.
+
+        Raises:
+            GridError: it is placed by control points or RPCs, and has none.
+        """
+        transform = self.placement.transform
+        if transform is None:
+            raise GridError(
+                f"{self.path} is placed by control points or RPCs: its rows and columns are no grid on the ground; "
+                "leave --match-input out, or warp it first (gdalwarp)"
+            )
+        own = GeoBox(self.file.shape, transform, self.crs)
+        return self.geobox if own == self.geobox else own
+
     def on(self, geobox: GeoBox, resampling: str = "auto") -> RasterView:
         """The same ground on another grid.
 
@@ -187,13 +203,14 @@ def open_raster(
         crs: declares the CRS of a file that has none (anything pyproj reads).
         nodata: a value that marks invalid pixels where all bands hold it, or "auto":
             the connected border of one colour; the file's own by default.
-        allow_vrt: read VRTs too. A VRT can name any file and URL: for trusted ones only.
+        allow_vrt: read VRTs and GDAL's ``/vsi...`` paths too. They can name any file and
+            URL: for trusted ones only.
 
     Raises:
         RasterError: the file, its format, bands or data type cannot be used.
         GridError: the CRS cannot be understood, or contradicts the file's own.
     """
-    path = check_file(path)
+    path = check_file(path, allow_virtual=allow_vrt)
     drivers = (*DRIVERS, "VRT") if allow_vrt else tuple(DRIVERS)
     with open_dataset(path, drivers) as dataset:
         check_blocks(dataset, path)
@@ -335,7 +352,7 @@ def _place(dataset: Any, path: str, crs: Any, notes: list[str]) -> tuple[Placeme
         transform = Affine(1, 0, 0, 0, -1, 0)
         notes.append("no georeference: pixel coordinates are used, y from 0 downwards")
     placement = Placement(ground, transform=transform)
-    return placement, _north_up(transform, dataset.shape, ground, notes)
+    return placement, north_up_grid(transform, dataset.shape, ground, notes)
 
 
 def _parse_crs(crs: Any) -> CRS:
@@ -357,7 +374,7 @@ def _crs_name(crs: CRS) -> str:
     return f"EPSG:{crs.to_epsg()}" if crs.to_epsg() else str(pyproj.CRS.from_wkt(crs.to_wkt()).name)
 
 
-def _north_up(transform: Affine, shape: tuple[int, int], crs: CRS | None, notes: list[str]) -> GeoBox:
+def north_up_grid(transform: Affine, shape: tuple[int, int], crs: CRS | None, notes: list[str]) -> GeoBox:
     """The file's own grid where it is north-up, else one over the same ground at the same resolution."""
     height, width = shape
     odc_crs = _crs_text(crs)

@@ -22,6 +22,11 @@ _OUTLINE_MM = 0.36
 _CASING_MM = 0.76
 _CASING = "20,20,20,150"  # dark rim, so that the outline reads on bright roofs too
 _POLYGON_LAYER = "2"
+_RAMPS = {
+    "probabilities": ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725"),
+    "uncertainty": ("#000004", "#57106e", "#bc3754", "#f98e09", "#fcffa4"),
+}
+_RAMP_OPACITIES = (0, 120, 180, 220, 255)
 _MARK = "<!-- made by gimseg -->"  # gone once a person saves the style in QGIS
 
 
@@ -38,9 +43,44 @@ def vector_style(legend: Legend) -> str:
     return _document(_symbology(legend))
 
 
+def outline_style(colour: str, *, dashed: bool = False) -> str:
+    """Style of areas that only frame what lies in them: one outline, no fill.
+
+    Args:
+        colour: ``#rrggbb``.
+        dashed: a broken line.
+    """
+    item = LegendClass("outline", 1, colour)
+    return _document(_symbology(Legend((item,)), filled=False, line="dash" if dashed else "solid"))
+
+
 def joint_style(legend: Legend) -> str:
     """Style of a mask and of its polygons in one: each kind of layer takes its part."""
     return _document([_pipe(legend), *_symbology(legend)])
+
+
+def share_style(what: str) -> str:
+    """Style of a raster of shares from 0 to 1: colours of its first band, the less the more see-through.
+
+    Viridis for probabilities and inferno for uncertainty: even to the eye, also without red and green.
+
+    Args:
+        what: ``"probabilities"`` or ``"uncertainty"``.
+    """
+    pipe = Element("pipe")
+    limits = {"classificationMin": "0", "classificationMax": "1"}
+    renderer = SubElement(
+        pipe,
+        "rasterrenderer",
+        {"type": "singlebandpseudocolor", "band": "1", "opacity": "1", "alphaBand": "-1"} | limits,
+    )
+    ramp = {"colorRampType": "INTERPOLATED", "classificationMode": "1", "clip": "0"}
+    ramp |= {"minimumValue": "0", "maximumValue": "1", "labelPrecision": "2"}
+    shader = SubElement(SubElement(renderer, "rastershader"), "colorrampshader", ramp)
+    for step, (colour, opacity) in enumerate(zip(_RAMPS[what], _RAMP_OPACITIES, strict=True)):
+        share = f"{step / (len(_RAMP_OPACITIES) - 1):g}"
+        SubElement(shader, "item", value=share, label=share, color=colour, alpha=str(opacity))
+    return _document([pipe])
 
 
 def style_path(layer: str | os.PathLike[str]) -> Path:
@@ -110,7 +150,7 @@ def _pipe(legend: Legend) -> Element:
     return pipe
 
 
-def _symbology(legend: Legend) -> list[Element]:
+def _symbology(legend: Legend, *, filled: bool = True, line: str = "solid") -> list[Element]:
     kind = "singleSymbol" if legend.is_binary else "categorizedSymbol"
     renderer = Element("renderer-v2", type=kind, forceraster="0", symbollevels="0", enableorderby="0")
     if not legend.is_binary:
@@ -128,18 +168,18 @@ def _symbology(legend: Legend) -> list[Element]:
             )
     symbols = SubElement(renderer, "symbols")
     for order, item in enumerate(legend.classes):
-        symbols.append(_symbol(str(order), item))
+        symbols.append(_symbol(str(order), item, filled, line))
     geometry = Element("layerGeometryType")
     geometry.text = _POLYGON_LAYER
     return [renderer, geometry]
 
 
-def _symbol(name: str, item: LegendClass) -> Element:
+def _symbol(name: str, item: LegendClass, filled: bool, line_style: str) -> Element:
     red, green, blue, _ = item.rgba
     symbol = Element("symbol", name=name, type="fill", alpha="1", clip_to_extent="1", force_rhr="0")
     casing = {"style": "no", "color": "0,0,0,0", "outline_color": _CASING, "outline_width": str(_CASING_MM)}
     line = {
-        "style": "solid",
+        "style": "solid" if filled else "no",
         "color": f"{red},{green},{blue},{_FILL_OPACITY}",
         "outline_color": f"{red},{green},{blue},255",
         "outline_width": str(_OUTLINE_MM),
@@ -147,7 +187,7 @@ def _symbol(name: str, item: LegendClass) -> Element:
     # Locked: the symbol's colour, shown and changed as one, is that of the line alone.
     for locked, properties in (("1", casing), ("0", line)):
         layer = SubElement(symbol, "layer", {"class": "SimpleFill", "enabled": "1", "locked": locked, "pass": "0"})
-        properties |= {"outline_style": "solid", "outline_width_unit": "MM", "joinstyle": "miter"}
+        properties |= {"outline_style": line_style, "outline_width_unit": "MM", "joinstyle": "miter"}
         options = SubElement(layer, "Option", type="Map")
         for key, value in properties.items():
             SubElement(options, "Option", name=key, value=value, type="QString")

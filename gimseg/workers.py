@@ -66,9 +66,7 @@ def _work(plan: Plan, model: Model, device: torch.device, todo: Sequence[Block],
     # An interrupt is the parent's to answer; it ends its children.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        network = Network(
-            backend_by_name(model, device, plan.engine.backend), model.recipe, plan.options.products, device
-        )
+        network = Network(backend_by_name(model, device, plan.engine.backend), model.recipe, plan.products, device)
         parts = Parts(plan.output, plan.identity, planes=plan.planes)
         predict_blocks(plan, network, parts, _claimed(todo, parts), silent)
     except GimsegError as error:

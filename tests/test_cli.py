@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 import rasterio
 from test_training import QUICK, squares_world
+from worlds import noise, north_up, write_raster
 
 from gimseg.cli import main
 from gimseg.training import train
+from gimseg.vectors import open_layer
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def test_predict_writes_what_the_endings_ask_for(
     assert run("predict", world / "image0.tif", "-m", world / "model", *flags) == 0
     assert "polygons in" in capsys.readouterr().out
     shapefile = geopandas.read_file("image0_segments.shp")
-    counts = {len(geopandas.read_parquet(o) if o.suffix == ".parquet" else geopandas.read_file(o)) for o in outputs}
+    counts = {open_layer(output).count for output in outputs}
     assert counts == {len(shapefile)} and len(shapefile) > 10
     with rasterio.open("image0_segments.tif") as mask, rasterio.open(world / "image0.tif") as image:
         assert mask.crs == image.crs and mask.bounds == image.bounds
@@ -93,7 +95,7 @@ def test_train_evaluate_info_vectorize(world: Path, tmp_path: Path, capsys: pyte
     # The model and the mask that it wrote have the same scores.
     assert json.loads((tmp_path / "again.json").read_text())["splits"] == json.loads(scores.read_text())["splits"]
     assert run("vectorize", mask, "-o", tmp_path / "p.gpkg", "--min-area", 50, "--simplify", 0.5) == 0
-    assert geopandas.read_file(tmp_path / "p.gpkg").area.min() > 40
+    assert geopandas.read_file(tmp_path / "p.gpkg", layer="polygons").area.min() > 40
 
 
 @pytest.mark.parametrize(
@@ -131,3 +133,42 @@ def test_ctrl_c_ends_with_130_and_the_line_that_resumes(world: Path, tmp_path: P
     assert process.returncode == 130, error
     assert f"gimseg {' '.join(arguments)}" in error
     assert not (tmp_path / "m").exists()
+
+
+def test_what_predict_delivers_is_said_by_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        write_raster(tmp_path / f"{name}.tif", noise((3, 60, 70)), transform=north_up(0.3))
+    out = tmp_path / "out"
+    out.mkdir()
+    pattern, named = str(tmp_path / "?.tif"), f"{out}/{{stem}}_m.tif"
+    options = ["--probabilities", "--uncertainty", "margin", "--threshold", "building=0.3", "--cog", "--stac"]
+    assert main(["predict", pattern, "-o", named, *options]) == 0
+    told = capsys.readouterr()
+    assert "a_m.tif: 70 x 60 px" in told.out and "beside it b_m_probabilities.tif" in told.out
+    made = {"m.tif", "m.tif.aux.xml", "m.qml", "m.json"}
+    made |= {f"m_{kind}.{ending}" for kind in ("probabilities", "uncertainty") for ending in ("tif", "qml")}
+    assert {path.name for path in out.iterdir()} == {f"{stem}_{name}" for stem in "ab" for name in made}
+    # Rasters that lie upon one another: the first counts.
+    assert main(["predict", pattern, "--mosaic", "--match-input", "-o", str(out / "both.tif"), "--tta", "flips"]) == 0
+    assert main(["predict", str(tmp_path / "a.tif"), "-o", str(out / "x.tif"), "--threshold", "roof=0.3"]) == 1
+    assert "no class 'roof'" in capsys.readouterr().err
+    assert main(["predict", str(tmp_path / "a.tif"), "--tta", "all"]) == 2
+
+
+def test_vectorize_takes_masks_of_other_tools(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mask = write_raster(tmp_path / "yes.tif", np.kron([[0, 255], [255, 3]], np.ones((5, 5))).astype(np.uint8))
+    assert run("vectorize", mask, "-o", tmp_path / "a.fgb", "--values", "255") == 0
+    assert open_layer(tmp_path / "a.fgb").count == 2
+    shares = write_raster(tmp_path / "p.tif", np.full((2, 10, 10), 0.75, np.float32), descriptions=["roof", "tree"])
+    asked = ("--threshold", "0.7", "--band", "tree")
+    assert run("vectorize", shares, "-o", tmp_path / "b.parquet", *asked) == 0
+    frame = geopandas.read_parquet(tmp_path / "b.parquet")
+    assert frame["class"].tolist() == ["tree"] and frame["confidence"].tolist() == [0.75]
+    capsys.readouterr()
+    assert run("vectorize", mask, "-o", tmp_path / "c.fgb", "--values", "1-") == 1
+    assert "as 1,5-7" in capsys.readouterr().err
+    assert (
+        run("vectorize", write_raster(tmp_path / "m.tif", np.full((4, 4), 255, np.uint8)), "-o", tmp_path / "d.shp")
+        == 0
+    )
+    assert "--values 255" in capsys.readouterr().out

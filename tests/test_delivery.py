@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import rasterio
 from networks_for_tests import brightness_model
-from worlds import write_raster
+from worlds import noise, write_raster
 
 from gimseg import delivery
-from gimseg.delivery import default_outputs, deliver
-from gimseg.errors import OutputError
+from gimseg.delivery import default_outputs, deliver, deliver_each
+from gimseg.errors import OutputError, PredictionError, TilingError
+from gimseg.products import Products
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_endings_say_what_is_wanted(image: Path, tmp_path: Path) -> None:
     only_layer = deliver(image, brightness_model(), out / "p.gpkg")
     assert only_layer.mask is None and only_layer.layers and only_layer.layers.count == 5
     assert names(out) == {"m.tif", "m.tif.aux.xml", "m.qml", "p.gpkg", "p.qml"}
-    frame = geopandas.read_file(out / "p.gpkg")
+    frame = geopandas.read_file(out / "p.gpkg", layer="polygons")
     assert list(frame["area_m2"].round(0)) == pytest.approx([96] * 5, rel=0.01) and set(frame["class"]) == {"bright"}
 
 
@@ -85,6 +86,9 @@ def test_what_cannot_be_written_is_told_before_any_work(image: Path, tmp_path: P
     ):
         with pytest.raises(OutputError, match=told):
             deliver(image, brightness_model(), outputs)
+    for shaping in ({"coverage": True}, {"coverage": True, "simplify_m": 1, "connectivity": 8}, {"instances": "size"}):
+        with pytest.raises(TilingError):
+            deliver(image, brightness_model(), tmp_path / "a.gpkg", **shaping)
     assert names(tmp_path) == {"image.tif"}
 
 
@@ -105,3 +109,44 @@ def test_an_area_of_interest_bounds_mask_and_polygons(image: Path, tmp_path: Pat
 
 def test_default_outputs_lie_in_the_current_folder() -> None:
     assert default_outputs("/images/big.vrt") == ("big_segments.tif", "big_segments.shp")
+
+
+def test_several_rasters_are_delivered_with_one_loaded_network(image: Path, tmp_path: Path) -> None:
+    other = write_raster(tmp_path / "other.tif", np.full((40, 50), 200, np.uint8))
+    out = tmp_path / "out"
+    out.mkdir()
+    made = deliver_each([str(tmp_path / "*.tif")], brightness_model(), f"{out}/")
+    assert [delivery.prediction.path.name for delivery in made] == ["image_segments.tif", "other_segments.tif"]
+    assert made[1].prediction.counts["bright"] == 2000 and made[0].layers and made[0].layers.count == 5
+    alone = deliver(other, brightness_model(), tmp_path / "alone.tif")
+    with rasterio.open(out / "other_segments.tif") as one, rasterio.open(alone.prediction.path) as two:
+        assert np.array_equal(one.read(), two.read())
+
+
+def test_all_rasters_are_checked_before_the_first_is_predicted(image: Path, tmp_path: Path) -> None:
+    write_raster(tmp_path / "wrong.tif", np.zeros((40, 50), np.uint16))
+    before = names(tmp_path)
+    with pytest.raises(PredictionError, match=r"wrong\.tif holds uint16"):
+        deliver_each([image, tmp_path / "wrong.tif"], brightness_model(), tmp_path / "{stem}.gpkg")
+    assert names(tmp_path) == before
+
+
+def test_a_raster_that_fails_does_not_stop_the_others(image: Path, tmp_path: Path) -> None:
+    broken = write_raster(tmp_path / "broken.tif", noise((256, 64)), tiled=True, blockxsize=16, blockysize=16)
+    broken.write_bytes(broken.read_bytes()[: broken.stat().st_size * 6 // 10])
+    with pytest.raises(PredictionError, match=r"1 of 2 rasters failed.*broken\.tif"):
+        deliver_each([broken, image], brightness_model(), tmp_path / "{stem}_m.tif", block_size=32)
+    assert (tmp_path / "image_m.tif").exists() and not (tmp_path / "broken_m.tif").exists()
+
+
+def test_what_lies_beside_polygons_comes_with_them(image: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    products = Products(probabilities=True, uncertainty="entropy")
+    made = deliver(
+        image, brightness_model(0.0, mean=(127.0,), std=(40.0,)), out / "p.gpkg", products=products, stac=True
+    )
+    beside = {"p_probabilities.tif", "p_uncertainty.tif", "p.json"}
+    assert {path.name for path in made.beside} == beside
+    assert names(out) == {"p.gpkg", "p.qml", "p_probabilities.qml", "p_uncertainty.qml", *beside}
+    assert "beside it p_probabilities.tif" in made.text()

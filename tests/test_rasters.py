@@ -577,7 +577,7 @@ def test_a_failed_run_leaves_nothing_and_an_output_is_never_replaced_unasked(tmp
 def test_a_file_that_was_cut_short_when_closed_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import gimseg.raster_output as raster_output
 
-    def cut_short(path: Path, shape: object) -> None:
+    def cut_short(path: Path, *_: object) -> None:
         os.truncate(path, path.stat().st_size // 2)
 
     monkeypatch.setattr(raster_output, "_build_overviews", cut_short)

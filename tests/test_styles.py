@@ -11,10 +11,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import rasterio
 from worlds import UTM, write_raster
 
 from gimseg.legend import Legend, LegendClass
-from gimseg.styles import joint_style, raster_style, vector_style, write_style
+from gimseg.styles import joint_style, raster_style, share_style, vector_style, write_style
 from gimseg.vectorization import vectorize
 
 QGIS_PYTHON = "/usr/bin/python3"
@@ -37,7 +38,9 @@ for path in paths:
     message, loaded = layer.loadDefaultStyle()
     renderer = layer.renderer()
     one = {"valid": layer.isValid(), "styled": loaded, "crs": layer.crs().authid(), "renderer": renderer.type()}
-    if path.endswith(".tif"):
+    if renderer.type() == "singlebandpseudocolor":
+        pass
+    elif path.endswith(".tif"):
         one["classes"] = [[c.value, c.label, c.color.name(), c.color.alpha()] for c in renderer.classes()]
     else:
         one["count"] = layer.featureCount()
@@ -111,7 +114,7 @@ def test_qgis_opens_mask_and_polygons_in_the_colours_of_the_legend(tmp_path: Pat
             "crs": UTM,
             "renderer": "categorizedSymbol",
             "count": 2,
-            "fields": ["class", "class_id", "area_m2"],
+            "fields": ["id", "class", "class_id", "area_m2", "perim_m", "date"],
             "labels": False,
             "attribute": "class",
             "classes": [["tin & <tar>", "#0072b2"], ["Ziegel – rot", "#d55e00"]],
@@ -148,6 +151,23 @@ def test_styles_for_one_kind_of_layer_are_taken_too(tmp_path: Path) -> None:
     (raster, vector), _ = look(tmp_path / "picture.png", mask, tmp_path / "polygons.gpkg")
     assert raster["styled"] and raster["renderer"] == "paletted"
     assert vector["styled"] and vector["renderer"] == "categorizedSymbol"
+
+
+@pytest.mark.usefixtures("qgis")
+@pytest.mark.parametrize("what", ["probabilities", "uncertainty"])
+def test_qgis_shows_shares_from_0_to_1_in_colours(tmp_path: Path, what: Any) -> None:
+    shares = np.full((40, 40), 255, np.uint8)
+    shares[:, :10], shares[:, 10:20], shares[:, 20:30] = 0, 125, 250
+    path = write_raster(tmp_path / "shares.tif", shares, nodata=255)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.scales = (1 / 250,)
+    write_style(path, share_style(what))
+    (seen,), picture = look(tmp_path / "picture.png", path)
+    assert seen["styled"] and seen["renderer"] == "singlebandpseudocolor"
+    columns = picture[200, 50::100]
+    assert columns[0].tolist() == columns[3].tolist() == [0xB0] * 3  # nothing, and no data: the background
+    assert shows(picture, "#fde725" if what == "probabilities" else "#fcffa4") == 400 * 100
+    assert len({tuple(column) for column in columns}) == 3
 
 
 def test_a_style_lies_beside_its_layer(tmp_path: Path) -> None:
