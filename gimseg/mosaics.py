@@ -24,6 +24,7 @@ from gimseg.raster_views import Placement
 from gimseg.rasters import Nodata, Raster, north_up_grid, open_raster
 
 _NOTES = 5
+_BLOCK = (256, 256)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +60,11 @@ class Tiles:
     def in_strips(self) -> bool:
         """Any part of a row of a tile costs all of it; rows of the whole are of several tiles."""
         return False
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Rows and columns that are read as one; blocks of tiles lie as they please."""
+        return _BLOCK
 
     def is_there(self) -> bool:
         """Whether all tiles still exist."""

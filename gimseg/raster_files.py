@@ -87,6 +87,11 @@ class Source(Protocol):
         """Any part of a row costs all of it."""
         ...
 
+    @property
+    def block(self) -> tuple[int, int]:
+        """Rows and columns that are read, or cannot be read, as one."""
+        ...
+
     def read(self, roi: Roi) -> Pixels:
         """Native values, shape (bands, rows, cols) of `dtype`, and their validity."""
         ...
