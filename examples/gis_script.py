@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import click
-import geopandas
 
 from gimseg import Predictor, vectorize
 from gimseg.errors import GimsegError
@@ -34,12 +33,12 @@ def main(images: Path, results: Path, model: str, min_area: float) -> None:
         try:
             # How sure the model is lies beside the mask: where to look first.
             predictor.predict(image, mask, nodata="auto", products=Products(uncertainty="entropy"), overwrite=True)
-            vectorize(mask, layer, min_area_m2=min_area, simplify_m=0.3, overwrite=True)
+            made = vectorize(mask, layer, min_area_m2=min_area, simplify_m=0.3, overwrite=True)
         except GimsegError as error:
             failed += 1
             print(f"{image.name}: {error}", file=sys.stderr)
             continue
-        objects = geopandas.read_file(layer)
+        objects = made.to_geodataframe()
         area = objects["area_m2"].sum() if "area_m2" in objects else float("nan")
         print(f"{image.name}: {len(objects)} objects, {area:,.0f} m², in {layer}")
     sys.exit(1 if failed else 0)

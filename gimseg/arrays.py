@@ -55,6 +55,11 @@ class ArrayPixels:
         """Any part of an array costs itself alone."""
         return False
 
+    @property
+    def block(self) -> tuple[int, int]:
+        """Rows and columns that are read as one."""
+        return (256, 256)
+
     def is_there(self) -> bool:
         """An array is."""
         return True

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from gimseg import __version__
+from gimseg.imagery import raster_files
 from gimseg.legend import LEGEND_TAG, UNLABELLED, Legend
 from gimseg.matching import MatchedPlanes, ReadPlanes
+from gimseg.origins import DATE_TAG, MODEL_TAG, image_date
 from gimseg.outputs import move_family
 from gimseg.parts import Parts
 from gimseg.preflight import Plan
@@ -106,7 +108,7 @@ def _tags(plan: Plan) -> dict[str, str]:
     model = plan.identity["model"]
     return {
         "TIFFTAG_SOFTWARE": f"gimseg {__version__}",
-        "gimseg_model": model["name"],
+        MODEL_TAG: model["name"],
         "gimseg_model_fingerprint": model["fingerprint"],
         "gimseg_raster": Path(plan.raster.path).name,
         "gimseg_resolution": " ".join(f"{size:.9g}" for size in plan.resolution),
@@ -115,4 +117,12 @@ def _tags(plan: Plan) -> dict[str, str]:
         "gimseg_backend": plan.engine.backend,
         RUN_TAG: plan.run_id,
         LEGEND_TAG: json.dumps(plan.legend.to_dict()),
+        **_date(plan),
     }
+
+
+def _date(plan: Plan) -> dict[str, str]:
+    """The day of the image, of a mosaic the latest, if anything tells it."""
+    found = [image_date(path, allow_vrt=plan.options.allow_vrt) for path in raster_files(plan.raster)]
+    dates = [date for date in found if date is not None]
+    return {DATE_TAG: max(dates).isoformat()} if dates else {}

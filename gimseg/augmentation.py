@@ -52,6 +52,8 @@ class Augmentation:
             0.7 and bright ones 1.3 of their contrast, or the other way round.
         saturation: greatest change of the distance of a pixel from grey, as a share; RGB only.
         grey: share of the windows that lose all colour; RGB only.
+        levelled: share of the windows whose bands are brought to mean 0 and deviation 1 before
+            they are changed, so that no site is known by its light.
         hue: greatest turn of the colours about the grey axis, degrees; RGB only.
         blur: greatest blurring, 0 to 1; 1 is a 3 x 3 binomial filter.
         sharpening: greatest sharpening, 0 to 4: so many times what that filter takes away is added.
@@ -84,6 +86,7 @@ class Augmentation:
     hue: float = 0.0
     sharpening: float = 0.3
     coarseness: float = 1.0
+    levelled: float = 0.0
 
     def __post_init__(self) -> None:
         if not (len(self.scale) == 2 and 0.1 <= self.scale[0] <= self.scale[1] <= 10):
@@ -144,6 +147,7 @@ class Augmentation:
             seed=int(rng.integers(_SEEDS)),
             hue=_around_zero(rng, self.hue),
             coarseness=max(1.0, math.exp(_around_zero(rng, math.log(self.coarseness)))),
+            levelled=bool(rng.random() < self.levelled),
         )
 
 
@@ -292,6 +296,7 @@ _RANGES = {
     "saturation": (0.0, 1.0),
     "grey": (0.0, 1.0),
     "hue": (0.0, 180.0),
+    "levelled": (0.0, 1.0),
     "blur": (0.0, 1.0),
     "sharpening": (0.0, 4.0),
     "coarseness": (1.0, 8.0),

@@ -162,7 +162,11 @@ def polygon_options(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="Pixels of one object share edges (4), or edges or corners (8).",
         ),
-        click.option("--instances", help="Split objects that touch: distance, or a raster of probabilities."),
+        click.option(
+            "--instances",
+            type=click.Choice(["distance", "probability"]),
+            help="Split objects that touch: at necks, or where the probability falls between two peaks.",
+        ),
         click.option("--min-area", "min_area_m2", default=0.0, help="Drop polygons below this area, m²."),
         click.option("--fill-holes", "fill_holes_m2", default=0.0, help="Fill holes below this area, m²."),
         click.option("--simplify", "simplify_m", default=0.0, help="Simplify polygons within this tolerance, m."),
@@ -218,9 +222,9 @@ def product_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--output",
     type=click.Path(),
     multiple=True,
-    help="What to write, by its ending: .tif the mask; .shp .gpkg .fgb .geojson .parquet the polygons. Several "
-    "times for several. For several rasters a folder, or names with {stem}. [default: RASTER_segments.tif and .shp "
-    "in the current folder]",
+    help="What to write, by its ending: .tif the mask; .shp .gpkg .fgb .geojson .geojsonl .parquet the polygons; .qgz "
+    "a QGIS project. Several times for several. For several rasters a folder, or names with {stem}. [default: "
+    "RASTER_segments.tif and .shp in the current folder]",
 )
 @click.option("--aoi", type=click.Path(exists=True), help="Only inside these polygons.")
 @click.option("--bands", help="Bands of the raster to use, as 1,2,3. [default: those of the model]")
@@ -278,8 +282,14 @@ def predict(rasters: tuple[str, ...], model: tuple[str, ...], output: tuple[str,
     "--output",
     type=click.Path(),
     multiple=True,
-    help="Layers to write. [default: MASK.shp in the current folder]",
+    help="What to write, by its ending: .shp .gpkg .fgb .geojson .geojsonl .parquet. Several times for several. "
+    "[default: MASK.shp in the current folder]",
 )
+@click.option("--legend", type=click.Path(exists=True), help="Names and colours of classes: .toml, .json or .qml.")
+@click.option("--values", help="Numbers of MASK that are classes, as 1,5-7. [default: all but 0 and 255]")
+@click.option("--threshold", type=float, help="MASK holds probabilities: polygons where they reach this.")
+@click.option("--band", help="Number or name of the band, where MASK has several.")
+@click.option("--probabilities", type=click.Path(exists=True), help="Raster for the attribute confidence.")
 @polygon_options
 @overwrite_option
 @quiet_option
@@ -287,11 +297,13 @@ def vectorize(mask: str, output: tuple[str, ...], quiet: bool, **given: Any) -> 
     """Polygons of the classes of MASK (GeoTIFF)."""
     from pathlib import Path
 
+    from gimseg.masks import parse_values
     from gimseg.vectorization import vectorize as run
 
+    given["values"] = parse_values(given["values"])
     done = run(mask, list(output) or f"{Path(mask).stem}.shp", progress=_progress(quiet), **given)
     if not quiet:
-        click.echo(f"{done.count} polygons in {', '.join(map(str, done.paths))}")
+        click.echo("\n".join([f"{done.count} polygons in {', '.join(map(str, done.paths))}", *done.notes]))
 
 
 def _progress(quiet: bool) -> Any:

@@ -26,6 +26,7 @@ class Colour:
         gain, offset, bend, greyness, softness, noise: what happens to all bands.
         hue: turn of the colours about the grey axis, degrees.
         coarseness: factor by which the image loses resolution.
+        levelled: whether each band is brought to mean 0 and deviation 1 first.
         band_contrast, band_brightness: how far each band may differ from that.
         seed: of what each band and pixel gets of its own.
     """
@@ -41,6 +42,7 @@ class Colour:
     seed: int = 0
     hue: float = 0.0
     coarseness: float = 1.0
+    levelled: bool = False
 
     @property
     def is_identity(self) -> bool:
@@ -53,6 +55,8 @@ class Colour:
         rng = np.random.default_rng(self.seed)
         gains = self.gain * np.exp(rng.uniform(-1, 1, bands) * self.band_contrast)
         offsets = self.offset + rng.uniform(-1, 1, bands) * self.band_brightness
+        if self.levelled:
+            image = _levelled(image)
         image = torch.addcmul(_column(offsets), image, _column(gains))
         if self.bend:
             # Rises everywhere, and keeps its slope within 1 ± bend: no range needs to be known, none is cut off.
@@ -69,6 +73,12 @@ class Colour:
             generator = torch.Generator().manual_seed(self.seed)
             image.add_(torch.empty_like(image).normal_(generator=generator), alpha=self.noise)
         return image
+
+
+def _levelled(image: Tensor) -> Tensor:
+    """Each band with mean 0 and deviation 1, but for bands that hardly change at all."""
+    deviation, mean = torch.std_mean(image, dim=(1, 2), correction=0, keepdim=True)
+    return (image - mean) / (deviation + 0.1)
 
 
 def _column(values: np.ndarray) -> Tensor:

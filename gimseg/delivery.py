@@ -1,4 +1,4 @@
-"""Rasters to all the files that are asked for: mask, polygons, probabilities, styles, a STAC item."""
+"""Rasters to all the files that are asked for: mask, polygons, probabilities, styles, QGIS project, STAC item."""
 
 from __future__ import annotations
 
@@ -16,16 +16,23 @@ from gimseg.assembly import RUN_TAG, name_counts
 from gimseg.averaging import Models
 from gimseg.cleaning import CLEANING_NAMES, Cleaning
 from gimseg.errors import GimsegError, PredictionError
+from gimseg.footprints import further_layers
 from gimseg.ground import Ground
 from gimseg.inference import ENGINE_NAMES, Prediction, Predictor
 from gimseg.jobs import Job, Paths, default_outputs, plan_jobs
 from gimseg.models import Model
 from gimseg.outputs import move_family
 from gimseg.preflight import Options, Plan
+from gimseg.products import Products
 from gimseg.progress import Progress, silent
+from gimseg.qgis import write_project
+from gimseg.regions import Objects
+from gimseg.result_projects import Results, project_of
 from gimseg.stac import Delivered, item_path, write_item
 from gimseg.styles import joint_style, share_style, write_style
+from gimseg.vector_output import driver_of
 from gimseg.vectorization import OBJECT_NAMES, Vectorized, vectorize
+from gimseg.vectors import open_layer
 
 __all__ = ["Delivery", "default_outputs", "deliver", "deliver_each", "rehearse"]
 
@@ -39,12 +46,14 @@ class Delivery:
         mask: where the mask lies, if it was asked for.
         layers: the polygons, if they were asked for.
         beside: what else was asked for: probabilities, uncertainty, the STAC item.
+        projects: the QGIS projects that show them, if they were asked for.
     """
 
     prediction: Prediction
     mask: Path | None
     layers: Vectorized | None
     beside: tuple[Path, ...] = ()
+    projects: tuple[Path, ...] = ()
 
     def text(self) -> str:
         """Lines for people."""
@@ -53,6 +62,7 @@ class Delivery:
             lines.append(f"{self.layers.count:,} polygons in {', '.join(map(str, self.layers.paths))}")
         if self.beside:
             lines.append(f"beside it {', '.join(path.name for path in self.beside)}")
+        lines += [f"{path}: all of it over the image, for QGIS" for path in self.projects]
         return "\n".join(lines)
 
 
@@ -89,7 +99,9 @@ def deliver_each(
         rasters: georeferenced images, and patterns of their names.
         model: a Model, its folder, or ``"builtin"``; several are averaged.
         outputs: ``.tif`` the mask; ``.shp``, ``.gpkg``, ``.fgb``, ``.geojson``,
-            ``.parquet`` the polygons; a folder; names with ``{stem}`` for several rasters; see
+            ``.geojsonl``, ``.parquet`` the polygons; ``.qgz`` a QGIS project that shows them over
+            the image, and where nothing else is named, the mask and a Shapefile beside it;
+            a folder; names with ``{stem}`` for several rasters; see
             :func:`gimseg.jobs.plan_jobs`. None: see :func:`gimseg.jobs.default_outputs`.
         mosaic: all rasters are one.
         stac: write a STAC item beside the mask.
@@ -168,7 +180,7 @@ class _Courier:
             plan = self._plan(job, job.named, **self.options)
             self._announce(plan, job)
             delivery = Delivery(self.predictor.run(plan, progress=self.progress), job.mask, None)
-        rasters = plan.options.products.files(job.named)
+        rasters = self.products.files(job.named)
         for name, path in rasters.items():
             write_style(path, share_style(name))
         if job.mask is not None:
@@ -177,7 +189,31 @@ class _Courier:
             rasters = {"classes": job.mask, **rasters}
         item = self._write_item(job, plan, rasters) if self.stac else None
         beside = [path for name, path in rasters.items() if name != "classes"]
-        return replace(delivery, beside=(*beside, *([item] if item else [])))
+        delivery = replace(delivery, beside=(*beside, *([item] if item else [])), projects=job.projects)
+        self._write_projects(delivery, plan, rasters)
+        return delivery
+
+    def _write_projects(self, made: Delivery, plan: Plan, rasters: Mapping[str, Path]) -> None:
+        if not made.projects:
+            return
+        aoi = plan.options.aoi
+        results = Results(
+            raster=plan.raster,
+            legend=plan.legend,
+            polygons=made.layers.paths if made.layers else (),
+            mask=made.mask,
+            aoi=None if aoi is None else open_layer(aoi, crs=plan.options.vector_crs),
+            uncertainty=rasters.get("uncertainty"),
+            probabilities=rasters.get("probabilities"),
+        )
+        project = project_of(results, f"{Path(plan.raster.path).stem} by {plan.identity['model']['name']}")
+        for path in made.projects:
+            write_project(path, project)
+
+    @property
+    def products(self) -> Products:
+        """What is delivered of each pixel."""
+        return Options(**self.options).products
 
     def check(self, job: Job) -> Plan:
         """Refuse a job that cannot start; leaves nothing behind."""
@@ -198,11 +234,21 @@ class _Courier:
         plan = self._plan_waiting(job, waiting / job.named.name)
         self._announce(plan, job)
         prediction = _finished(plan) or self.predictor.run(plan, progress=self.progress)
-        overwrite = bool(self.options.get("overwrite"))
-        made = vectorize(plan.output, job.layers, overwrite=overwrite, progress=self.progress, **self.shaping)
-        if job.mask is None:
-            for name in [plan.output.name, f"{plan.output.name}.aux.xml"]:
-                (waiting / name).unlink(missing_ok=True)
+        files = plan.options.products.files(plan.output)
+        made = vectorize(
+            plan.output,
+            job.layers,
+            probabilities=files["probabilities"],
+            layers=further_layers(plan) if any(driver_of(path) == "GPKG" for path in job.layers) else (),
+            overwrite=bool(self.options.get("overwrite")),
+            progress=self.progress,
+            **self.shaping,
+        )
+        kept = self.products.files(plan.output)
+        for name in [] if job.mask else [plan.output.name, f"{plan.output.name}.aux.xml"]:
+            (waiting / name).unlink(missing_ok=True)
+        for name in files.keys() - kept.keys():
+            files[name].unlink()
         move_family(waiting, job.named)
         shutil.rmtree(waiting)
         notes = tuple(note.replace(str(waiting), str(job.named.parent)) for note in prediction.notes)
@@ -221,9 +267,12 @@ class _Courier:
             raise
 
     def _plan(self, job: Job, mask: Path, **options: Any) -> Plan:
-        plan = self.predictor.plan(job.rasters, mask, **options)
+        # The confidence of polygons is made of probabilities.
+        products = replace(self.products, probabilities=self.products.probabilities or bool(job.layers))
+        plan = self.predictor.plan(job.rasters, mask, **{**options, "products": products})
         if job.layers:
             steps = Cleaning(**{name: value for name, value in self.shaping.items() if name in CLEANING_NAMES})
+            Objects(**{name: value for name, value in self.shaping.items() if name in OBJECT_NAMES}).check(steps)
             grid = plan.target
             steps.check(Ground.of(grid.affine, grid.crs.to_wkt() if grid.crs else None, plan.shape), plan.raster.path)
         return plan
@@ -260,7 +309,7 @@ def _folders(model: Models) -> tuple[str | os.PathLike[str], ...]:
 
 def _finished(plan: Plan) -> Prediction | None:
     """The mask of this very run, if an earlier start of it was stopped at the polygons."""
-    if not plan.output.exists():
+    if not all(path.exists() for path in (plan.output, *plan.options.products.files(plan.output).values())):
         return None
     with rasterio.open(plan.output) as mask:
         if mask.tags().get(RUN_TAG) != plan.run_id:

@@ -16,6 +16,8 @@ one, so that a caller who knows nothing of gimseg can catch it::
     ├── ModelError         (ValueError)    network, recipe, model folder
     ├── TrainingError      (RuntimeError)  training cannot start or go on
     ├── PredictionError    (RuntimeError)  prediction cannot start or go on
+    │   └── DeviceMemoryError              the device cannot hold what it was given
+    ├── WorkerError        (RuntimeError)  a process that worked for this one died
     ├── ResumeError        (RuntimeError)  finished parts belong to another run
     ├── CorrectionError    (ValueError)    a correction that cannot be used
     └── OutputError        (OSError)       an output that cannot or must not be written
@@ -70,6 +72,14 @@ class TrainingError(GimsegError, RuntimeError):
 
 class PredictionError(GimsegError, RuntimeError):
     """Prediction cannot start or go on."""
+
+
+class DeviceMemoryError(PredictionError):
+    """The device cannot hold the windows that it was given at once."""
+
+
+class WorkerError(GimsegError, RuntimeError):
+    """A process that worked for this one died."""
 
 
 class ResumeError(GimsegError, RuntimeError):

@@ -31,7 +31,7 @@ class Fit(LightningModule):
 
     Args:
         network: takes float32 (N, bands, rows, cols), gives logits (N, channels, rows, cols).
-        loss: takes logits and labels.
+        loss: learned with as it is at that share of the training; scored as it is at the end.
         settings: rates, schedule and so on.
         steps: number of batches of the whole training.
         classes: number of classes with the background.
@@ -100,7 +100,7 @@ class Fit(LightningModule):
 
     def training_step(self, batch: Sample, batch_index: int) -> torch.Tensor:
         logits = self.network(batch["image"].contiguous(memory_format=torch.channels_last))
-        loss = self.loss(logits.float(), batch["labels"])
+        loss = self.loss.at(self.share)(logits.float(), batch["labels"])
         self._losses["train"].append(float(loss.detach()))
         return loss
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +18,9 @@ from odc.geo.geobox import GeoBox
 from gimseg.arrays import PredictedArray, array_raster, from_xarray, is_xarray
 from gimseg.assembly import assemble, name_counts, plane_reader, plane_slices
 from gimseg.averaging import Augmentations, Models, load_models
-from gimseg.backends import DeviceMemoryError, backend_by_name, open_backend
+from gimseg.backends import Backend, backend_by_name, candidates, open_backend
 from gimseg.computing import Computation, Network
-from gimseg.errors import PredictionError, RasterError
+from gimseg.errors import DeviceMemoryError, PredictionError, RasterError
 from gimseg.imagery import Rasters, choose_bands
 from gimseg.legend import UNLABELLED
 from gimseg.loading import Loaded, load_block
@@ -40,7 +40,7 @@ from gimseg.products import Products, to_shares
 from gimseg.progress import Progress, format_duration, silent
 from gimseg.rasters import RasterView, Roi
 from gimseg.running import check_read, pixels_of, predict_blocks, write_unread
-from gimseg.tiling import Block, chunks
+from gimseg.tiling import Block, Lattice, chunks
 from gimseg.window_choice import choose_lattice
 from gimseg.workers import predict_on_devices
 
@@ -78,6 +78,13 @@ class Prediction:
         shares = ", ".join(f"{name} {self.counts[name] / max(valid, 1):.1%}" for name in named)
         head = f"{self.path}: {self.shape[1]} x {self.shape[0]} px, {shares}, in {format_duration(self.seconds)}"
         return "\n".join([head, *self.notes])
+
+
+class _Asked(NamedTuple):
+    """What a caller said of the backend."""
+
+    backend: str
+    precision: str
 
 
 class Predictor:
@@ -119,11 +126,11 @@ class Predictor:
         self.device = self.devices[0]
         if {item.type for item in self.devices} != {self.device.type}:
             raise PredictionError(f"devices {device}: of one kind, or the same pixels would differ")
-        self.backend = open_backend(self.model, self.device, backend=backend, precision=precision)
         self.fingerprint = self.model.fingerprint()
-        self._chosen_here = {"backend": backend == precision == "auto", "batch": batch is None}
+        self._asked = _Asked(backend, precision)
+        self._chosen_here = {"backend": len(candidates(self.device, *self._asked)) > 1, "batch": batch is None}
         self._batch = batch or (4 if self.device.type == "cuda" else 1)
-        self._backends = {self.backend.name: self.backend}
+        self._backends: dict[str, Backend] = {}
 
     def plan(self, raster: Rasters, output: str | os.PathLike[str], **options: Any) -> Plan:
         """Check everything that can be checked before the first window; see :func:`predict` for the options.
@@ -132,10 +139,30 @@ class Predictor:
             GimsegError: what stands in the way.
         """
         given = Options(**options)
-        engine = Engine(self.device, self.backend.name, self._batch)
+        engine = Engine(self.device, batch=self._batch)
         if not given.restart:
             engine = self._as_before(engine, output)
-        return plan_prediction(raster, output, self.model, self.fingerprint, engine, given)
+        return self._decided(plan_prediction(raster, output, self.model, self.fingerprint, engine, given))
+
+    def _decided(self, plan: Plan) -> Plan:
+        """The plan with the backend that is the fastest for as much work as it is."""
+        if plan.engine.backend:
+            return plan
+        backend = self._choose_backend(plan.lattice)
+        return plan.computed_by(backend.name, backend.note)
+
+    def _choose_backend(self, lattice: Lattice) -> Backend:
+        megapixels = math.prod(lattice.shape) * lattice.cost / 1e6
+        chosen = open_backend(
+            self.model,
+            self.device,
+            backend=self._asked.backend,
+            precision=self._asked.precision,
+            window=lattice.window,
+            batch=self._batch,
+            megapixels=megapixels,
+        )
+        return self._backends.setdefault(chosen.name, chosen)
 
     def _as_before(self, engine: Engine, output: str | os.PathLike[str]) -> Engine:
         """What a run that goes on had chosen, where nobody asks for something else."""
@@ -251,7 +278,7 @@ class Predictor:
             raise PredictionError("an array needs a geobox, and its nodata is a number or nothing")
         bands = choose_bands(self.model.recipe, chosen.bands)
         raster = array_raster(array, geobox, bands=bands, nodata=chosen.nodata)
-        plan = plan_raster(raster, self.model, Engine(self.device, self.backend.name, self._batch), chosen)
+        plan = self._decided(plan_raster(raster, self.model, Engine(self.device, batch=self._batch), chosen))
         predicted = np.full((plan.planes, *plan.lattice.shape), UNLABELLED, np.uint8)
 
         def load(block: Block) -> Loaded:
@@ -279,7 +306,7 @@ class Predictor:
         """
         lattice = choose_lattice(view.shape, self.model, self.device, batch=self._batch)
         blocks = choose_blocks(view, lattice, self.model.recipe.legend.n_channels, block_size)
-        network = Network(self.backend, self.model.recipe, Products(), self.device)
+        network = Network(self._choose_backend(lattice), self.model.recipe, Products(), self.device)
         loaded = map_ahead(lambda block: load_block(view, lattice, block), blocks, threads=1, limit=1)
         for step in Computation(network, lattice, self._batch).run(loaded):
             if step.finished is not None:

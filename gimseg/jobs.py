@@ -11,6 +11,7 @@ from pathlib import Path
 from gimseg.errors import OutputError, RasterError
 from gimseg.outputs import check_outputs
 from gimseg.products import Products
+from gimseg.qgis import is_project
 from gimseg.stac import item_path
 from gimseg.vector_output import driver_of
 
@@ -27,7 +28,7 @@ class Job:
 
     Args:
         rasters: files that are read.
-        outputs: a mask, polygons, or both, told by their endings.
+        outputs: a mask, polygons, QGIS projects, told by their endings.
 
     Raises:
         OutputError: an ending that is not known, no output, or more than one mask.
@@ -51,7 +52,12 @@ class Job:
     @property
     def layers(self) -> tuple[Path, ...]:
         """Where polygons go."""
-        return tuple(path for path in self.outputs if path.suffix.lower() not in _MASKS)
+        return tuple(path for path in self.outputs if path.suffix.lower() not in _MASKS and not is_project(path))
+
+    @property
+    def projects(self) -> tuple[Path, ...]:
+        """Where QGIS projects go."""
+        return tuple(path for path in self.outputs if is_project(path))
 
     @property
     def named(self) -> Path:
@@ -148,6 +154,9 @@ def _outputs_of(raster: str | os.PathLike[str], given: Sequence[str | os.PathLik
             outputs += [Path(path) / name for name in default_outputs(raster)]
         else:
             outputs.append(Path(str(path).replace(_STEM, stem)))
+    if all(map(is_project, outputs)):
+        # A project alone needs something to show.
+        outputs += [outputs[0].with_name(name) for name in default_outputs(outputs[0])]
     return tuple(outputs)
 
 

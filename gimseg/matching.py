@@ -102,6 +102,11 @@ class _Shares:
         """Finished planes are."""
         return True
 
+    @property
+    def block(self) -> tuple[int, int]:
+        """Rows and columns that are read as one."""
+        return (256, 256)
+
     def is_empty(self, roi: Roi) -> bool:
         """Nothing is known before it is read."""
         return False

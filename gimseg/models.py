@@ -56,6 +56,7 @@ class Model:
             needed for saving only.
         provenance: where it comes from: data, fingerprints, parent model, time.
         scores: by split or site.
+        folder: that it was loaded from.
     """
 
     network: nn.Module
@@ -63,6 +64,7 @@ class Model:
     architecture: Mapping[str, Any] | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:
@@ -172,7 +174,8 @@ class Model:
             raise ModelError(
                 f"{path}: the recipe's stride is {recipe.stride} px, the network's {network_stride(network)}"
             )
-        return cls(network.eval(), recipe, architecture, values.get("provenance", {}), values.get("scores", {}))
+        provenance, scores = values.get("provenance", {}), values.get("scores", {})
+        return cls(network.eval(), recipe, architecture, provenance, scores, path)
 
 
 def check_model_output(folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:

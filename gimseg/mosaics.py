@@ -24,7 +24,6 @@ from gimseg.raster_views import Placement
 from gimseg.rasters import Nodata, Raster, north_up_grid, open_raster
 
 _NOTES = 5
-_BLOCK = (256, 256)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +62,8 @@ class Tiles:
 
     @property
     def block(self) -> tuple[int, int]:
-        """Rows and columns that are read as one; blocks of tiles lie as they please."""
-        return _BLOCK
+        """Rows and columns that are read as one."""
+        return (256, 256)
 
     def is_there(self) -> bool:
         """Whether all tiles still exist."""

@@ -21,7 +21,7 @@ def readers() -> int:
     return max(1, min(4, (os.cpu_count() or 1) // 2))
 
 
-def ahead(items: Iterable[T], limit: int = 2) -> Iterator[T]:
+def ahead(items: Iterable[T], limit: int = 2) -> Generator[T, None, None]:
     """The same items, made in a thread of their own, at most `limit` before they are asked for.
 
     An error of the thread is raised here. When the one who asks stops, so does the

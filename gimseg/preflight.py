@@ -91,13 +91,13 @@ class Engine:
 
     Args:
         device: that predicts.
-        backend: its name.
+        backend: its name; "": still to be chosen.
         batch: windows at once.
         window: largest side of a window, px; None: chosen from model and device.
     """
 
     device: torch.device
-    backend: str
+    backend: str = ""
     batch: int = 1
     window: int | None = None
 
@@ -196,6 +196,12 @@ class Plan:
         """What parts and mask take, about."""
         delivered = len(self.options.products.planes(self.legend)) * math.prod(self.shape)
         return int((self.planes * math.prod(self.lattice.shape) + delivered) / 2 * _DISK_SHARE) + 2**20
+
+    def computed_by(self, backend: str, note: str = "") -> Plan:
+        """The same plan, computed by the backend of this name."""
+        engine = replace(self.engine, backend=backend)
+        identity = {**self.identity, "engine": engine.to_dict()}
+        return replace(self, engine=engine, identity=identity, notes=(*self.notes, *([note] if note else [])))
 
     def text(self, seconds: float | None = None) -> str:
         """Lines for people.

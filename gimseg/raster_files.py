@@ -373,9 +373,9 @@ def open_dataset(path: str, drivers: Collection[str] = frozenset(DRIVERS)) -> An
     Raises:
         RasterError: none of them can read the file.
     """
+    reason: Exception | None = None
     # The first bytes of a virtual file are GDAL's to read: it may try these drivers and no other.
     candidates = list(drivers) if is_virtual(path) else [find_driver(path, drivers)]
-    reason: Exception | None = None
     limit_block_cache()
     # TRUE: sidecars (.msk, .ovr) are asked for by name instead of by listing a folder of a million files.
     with (

@@ -26,8 +26,8 @@ class Settings:
         encoder_weights: pretrained weights of the encoder, by name or a file of them
             (``.safetensors``, ``.pth``), or None for random ones.
         network_options: further arguments of the architecture; None: see :attr:`options`.
-        loss: sum of losses by name, as in ``0.5*bce + focal_tversky(exponent=0.75)``;
-            ``ce`` is ``bce`` where there is one class.
+        loss: sum of losses by name, as in ``0.5*bce + focal_tversky(exponent=0.75)``
+            or ``dice + ramp(0, 1)*boundary``; ``ce`` is ``bce`` where there is one class.
         optimiser: ``muon``, ``adamw``, ``adam`` or ``sgd``.
         learning_rate: the highest rate.
         encoder_rate: what the encoder's rate is multiplied with: below 1 where it is pretrained.

@@ -43,6 +43,17 @@ def vector_style(legend: Legend) -> str:
     return _document(_symbology(legend))
 
 
+def outline_style(colour: str, *, dashed: bool = False) -> str:
+    """Style of areas that only frame what lies in them: one outline, no fill.
+
+    Args:
+        colour: ``#rrggbb``.
+        dashed: a broken line.
+    """
+    item = LegendClass("outline", 1, colour)
+    return _document(_symbology(Legend((item,)), filled=False, line="dash" if dashed else "solid"))
+
+
 def joint_style(legend: Legend) -> str:
     """Style of a mask and of its polygons in one: each kind of layer takes its part."""
     return _document([_pipe(legend), *_symbology(legend)])
@@ -139,7 +150,7 @@ def _pipe(legend: Legend) -> Element:
     return pipe
 
 
-def _symbology(legend: Legend) -> list[Element]:
+def _symbology(legend: Legend, *, filled: bool = True, line: str = "solid") -> list[Element]:
     kind = "singleSymbol" if legend.is_binary else "categorizedSymbol"
     renderer = Element("renderer-v2", type=kind, forceraster="0", symbollevels="0", enableorderby="0")
     if not legend.is_binary:
@@ -157,18 +168,18 @@ def _symbology(legend: Legend) -> list[Element]:
             )
     symbols = SubElement(renderer, "symbols")
     for order, item in enumerate(legend.classes):
-        symbols.append(_symbol(str(order), item))
+        symbols.append(_symbol(str(order), item, filled, line))
     geometry = Element("layerGeometryType")
     geometry.text = _POLYGON_LAYER
     return [renderer, geometry]
 
 
-def _symbol(name: str, item: LegendClass) -> Element:
+def _symbol(name: str, item: LegendClass, filled: bool, line_style: str) -> Element:
     red, green, blue, _ = item.rgba
     symbol = Element("symbol", name=name, type="fill", alpha="1", clip_to_extent="1", force_rhr="0")
     casing = {"style": "no", "color": "0,0,0,0", "outline_color": _CASING, "outline_width": str(_CASING_MM)}
     line = {
-        "style": "solid",
+        "style": "solid" if filled else "no",
         "color": f"{red},{green},{blue},{_FILL_OPACITY}",
         "outline_color": f"{red},{green},{blue},255",
         "outline_width": str(_OUTLINE_MM),
@@ -176,7 +187,7 @@ def _symbol(name: str, item: LegendClass) -> Element:
     # Locked: the symbol's colour, shown and changed as one, is that of the line alone.
     for locked, properties in (("1", casing), ("0", line)):
         layer = SubElement(symbol, "layer", {"class": "SimpleFill", "enabled": "1", "locked": locked, "pass": "0"})
-        properties |= {"outline_style": "solid", "outline_width_unit": "MM", "joinstyle": "miter"}
+        properties |= {"outline_style": line_style, "outline_width_unit": "MM", "joinstyle": "miter"}
         options = SubElement(layer, "Option", type="Map")
         for key, value in properties.items():
             SubElement(options, "Option", name=key, value=value, type="QString")

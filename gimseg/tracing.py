@@ -1,40 +1,36 @@
-"""Outlines of equal-valued regions on the integer lattice, exact and strip by strip.
+"""Regions of equal pixels to polygons, exact and strip by strip, in one process or in several.
 
-A region is a set of equal-valued pixels that are 4-connected. Its outline turns at
-lattice points only, and whether it turns there is seen from the four pixels around.
-So every strip of rows gives its *corners* at once, each with the two directions in
-which the outline goes on, and only two things must cross a seam: which region a
-corner belongs to (the runs of equal pixels on the last row say so), and the corners
-of regions that are still open. When a region closes, its corners are linked: along
-each lattice line they pair up, first with second, third with fourth.
+A strip of rows is worked on alone (:func:`strip_of`): regions that touch neither its
+first nor its last row become polygons at once, of the others the strip knows the corners
+of their outlines and the runs of pixels with which they touch its edges. Where two strips
+meet, only the two rows at the seam are looked at: runs above and below that touch are one
+region (:class:`Tracer`). When a region has no pixel in the last row seen, it is complete.
+So strips can be worked on in any process, and memory follows what is open at the seam.
 
-Where two pixels of one region touch at a corner only, the outline is linked so that
-the rings touch there and none crosses itself: the polygon is valid.
+With 4-connectedness pixels of a region share edges, and each region is one polygon. With
+8-connectedness regions that touch at a corner belong together, and such a group is one
+multipolygon: one ring around both would touch itself, which is not valid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import shapely
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-# A corner is one int64: row << 34 | column << 3 | right << 2 | down << 1 | leaves vertically.
-# So corners sort by row, then column, then the one whose horizontal edge goes left first.
-_ROW, _COLUMN = 34, 3
-_RIGHT, _DOWN, _VERTICAL = 4, 2, 1
-_COLUMN_MASK = (1 << (_ROW - _COLUMN)) - 1
+from gimseg.errors import TilingError
+from gimseg.outlines import Outlines, find_corners, link
+from gimseg.runs import Runs, by_number, components, padded
 
 
 class Traced(NamedTuple):
     """Finished regions.
 
     Attributes:
-        polygons: (n,) shapely polygons, x = column, y = row, in pixels from the top-left
-            corner of the mask.
+        polygons: (n,) shapely polygons (multipolygons with 8-connectedness), x = column,
+            y = row, in pixels from the top-left corner of the mask.
         values: (n,) uint8, the value of each region.
     """
 
@@ -42,232 +38,329 @@ class Traced(NamedTuple):
     values: np.ndarray
 
 
-def trace(strips: Iterable[np.ndarray]) -> Iterator[Traced]:
+class Strip(NamedTuple):
+    """What a strip of rows tells, without the rest of the mask; plain arrays.
+
+    Edge regions are those with a pixel in the first or the last row, numbered from 0;
+    groups are what 8-connectedness joins (with 4-connectedness each region is its own),
+    edge groups, numbered from 0, those that have an edge region.
+
+    Attributes:
+        rows: number of rows.
+        edges: uint8 (2, width), the first and the last row.
+        regions: the edge region of each run of the first row, and of the last.
+        values: (n,) uint8 of the edge regions.
+        groups: (n,) edge group of each edge region.
+        corners: those of the edge regions inside the strip, ordered by `owners`.
+        owners: the edge region of each corner.
+        done: the polygons of all other regions.
+        done_values: their values.
+        done_groups: their groups; an edge group if below the number of those.
+    """
+
+    rows: int
+    edges: np.ndarray
+    regions: tuple[np.ndarray, np.ndarray]
+    values: np.ndarray
+    groups: np.ndarray
+    corners: np.ndarray
+    owners: np.ndarray
+    done: Outlines
+    done_values: np.ndarray
+    done_groups: np.ndarray
+
+
+def trace(strips: Iterable[np.ndarray], connectivity: int = 4) -> Iterator[Traced]:
     """Polygons of all regions of a mask that comes as strips of rows, from the top.
 
     The set of polygons does not depend on how the mask was cut, and is the one of
     ``rasterio.features.shapes``. Each region is given once, after the strip that
-    closed it.
+    closed it; what lies in a hole of it comes before, or with it.
 
     Args:
-        strips: uint8 (rows, width), any number of rows each; 0 gives no polygon.
+        strips: whole numbers (rows, width), any number of rows each; 0 gives no polygon.
+        connectivity: 4 or 8.
 
     Yields:
         the regions closed by each strip, and by the end of the mask.
+
+    Raises:
+        TilingError: another connectivity.
 
     Example:
         >>> mask = np.array([[7, 7, 0], [7, 0, 0], [7, 7, 7]], "uint8")
         >>> [done.values.tolist() for done in trace([mask[:2], mask[2:]])]
         [[], [], [7]]
     """
+    top = 0
+
+    def alone(labels: np.ndarray) -> Strip:
+        nonlocal top
+        top += len(labels)
+        return strip_of(labels, top - len(labels), connectivity)
+
+    return join(map(alone, strips), connectivity)
+
+
+def join(strips: Iterable[Strip], connectivity: int = 4) -> Iterator[Traced]:
+    """The same from strips that were worked on elsewhere, in order from the top."""
+    if connectivity not in (4, 8):
+        raise TilingError(f"connectivity={connectivity}: 4 (pixels share edges) or 8 (or corners) is needed")
     tracer: Tracer | None = None
     for strip in strips:
-        tracer = tracer or Tracer(strip.shape[1])
+        tracer = tracer or Tracer(strip.edges.shape[1], connectivity)
         yield tracer.feed(strip)
     if tracer is not None:
         yield tracer.finish()
 
 
-class Tracer:
-    """The seam between the rows seen and the rows to come.
+class Rows(Protocol):
+    """A mask of which some rows can be read, in any process."""
+
+    def read(self, top: int, bottom: int) -> np.ndarray:
+        """uint8 (bottom - top, width), 0 where there is no polygon."""
+
+
+def read_strips(source: Rows, pixels: int, connectivity: int, cut: tuple[int, int]) -> list[Strip]:
+    """Read some rows of a mask, and work on about so many pixels of them at once, alone.
+
+    Args:
+        source: the mask.
+        pixels: a strip has about as many, and one row at least.
+        connectivity: 4 or 8.
+        cut: rows (top, bottom) to read.
+    """
+    top, bottom = cut
+    labels = source.read(top, bottom)
+    rows = max(1, pixels // labels.shape[1])
+    return [strip_of(labels[start : start + rows], top + start, connectivity) for start in range(0, len(labels), rows)]
+
+
+def strip_of(labels: np.ndarray, row: int, connectivity: int = 4) -> Strip:
+    """Work on a strip alone.
+
+    Args:
+        labels: whole numbers (rows, width), rows >= 1.
+        row: of the mask in which it begins.
+        connectivity: 4 or 8.
+    """
+    block = padded(labels)
+    runs = Runs.of(block)
+    corners, pixels = find_corners(block, runs.same_right, row + 1)
+    regions = runs.joined(connectivity=4)
+    groups = regions if connectivity == 4 else runs.joined(connectivity=8)
+    edge, number, on_edges = runs.edge_regions(regions)
+
+    n = len(number)
+    values, group_of_region = np.zeros(n, labels.dtype), np.zeros(n, np.int64)
+    values[regions] = block.ravel()[runs.starts]
+    group_of_region[regions] = groups
+    group_of_region = _edge_first(group_of_region, edge)
+
+    owners = regions[runs.at(pixels)]
+    inside = number[owners] < 0
+    done, done_regions = link(corners[inside], owners[inside])
+    owners = number[owners[~inside]]
+    order = np.argsort(owners, kind="stable")
+    return Strip(
+        len(labels),
+        labels[[0, -1]],
+        on_edges,
+        values[edge],
+        group_of_region[edge],
+        corners[~inside][order],
+        owners[order],
+        done,
+        values[done_regions],
+        group_of_region[done_regions],
+    )
+
+
+def _edge_first(groups: np.ndarray, edge: np.ndarray) -> np.ndarray:
+    """The groups of regions, numbered anew: those of edge regions come first."""
+    n = groups.max(initial=-1) + 1
+    touches = np.zeros(n, bool)
+    touches[groups[edge]] = True
+    number = np.empty(n, np.int64)
+    number[np.argsort(~touches, kind="stable")] = np.arange(n)
+    return number[groups]
+
+
+class Crossing(NamedTuple):
+    """What regions are after a seam. Nodes are the regions open before, then the edge regions of the strip.
+
+    Attributes:
+        runs: those of the two rows at the seam.
+        node_of_run: the node of each.
+        n_before: number of regions open before.
+        label: the region that each node is now.
+        open_labels: the regions that stay open, in the order of their new numbers.
+        into: region -> its number among the open ones, -1 if it is closed.
+    """
+
+    runs: Runs
+    node_of_run: np.ndarray
+    n_before: int
+    label: np.ndarray
+    open_labels: np.ndarray
+    into: np.ndarray
+
+
+class Seam:
+    """Which regions are open below the rows seen so far.
 
     Args:
         width: columns of the mask, px.
     """
 
     def __init__(self, width: int) -> None:
-        self._row = 0
-        self._last_row = np.zeros(width, np.uint8)
-        self._open_of_run = np.empty(0, np.int64)  # the runs of the last row -> open region
-        self._held: list[list[np.ndarray]] = []  # open region -> its corners so far
+        self._row = np.zeros(width, np.uint8)
+        self._open_of_run = np.empty(0, np.int64)
+        self._n_open = 0
 
-    def feed(self, strip: np.ndarray) -> Traced:
-        """Take the next rows; give the regions that they close.
+    def cross(self, edges: np.ndarray, regions: tuple[np.ndarray, np.ndarray], n_edge: int) -> Crossing:
+        """Take the next strip.
 
         Args:
-            strip: uint8 (rows, width), rows >= 1.
+            edges: uint8 (2, width), its first and its last row.
+            regions: the edge region of each run of the first row, and of the last.
+            n_edge: number of its edge regions.
         """
-        rows, width = strip.shape
-        block = np.zeros((rows + 1, width + 2), np.uint8)
-        block[0, 1:-1] = self._last_row
-        block[1:, 1:-1] = strip
-        same_right = np.ones(block.shape, bool)
-        np.equal(block.ravel()[1:], block.ravel()[:-1], out=same_right.ravel()[:-1])
-        runs = _Runs.of(block, same_right)
-        corners, pixels = _corners(block, same_right, self._row)
+        runs = Runs.of(padded(np.stack([self._row, edges[0]])))
+        node_of_run = np.concatenate([self._open_of_run, self._n_open + regions[0]])
+        label = components(node_of_run[runs.touching(4)], self._n_open + n_edge)
+        open_labels, open_of_run = np.unique(label[self._n_open + regions[1]], return_inverse=True)
+        into = np.full(label.max(initial=-1) + 1, -1)
+        into[open_labels] = np.arange(len(open_labels))
+        crossing = Crossing(runs, node_of_run, self._n_open, label, open_labels, into)
+        self._row, self._open_of_run, self._n_open = edges[1], open_of_run, len(open_labels)
+        return crossing
 
-        region_of_run, region_of_open = runs.regions(self._open_of_run, len(self._held))
-        open_regions, open_of_run = np.unique(region_of_run[runs.starts >= rows * (width + 2)], return_inverse=True)
-        values = np.zeros(region_of_run.max(initial=-1) + 1, np.uint8)
-        values[region_of_run] = block.ravel()[runs.starts]
-        open_of_region = np.full(len(values), -1)
-        open_of_region[open_regions] = np.arange(len(open_regions))
 
-        closed = self._hold(corners, region_of_run[runs.at(pixels)], region_of_open, open_of_region)
-        self._row += rows
-        self._last_row, self._open_of_run = strip[-1].copy(), open_of_run
-        return _polygons(*closed, values)
+class Tracer:
+    """The corners of open regions, from strip to strip.
+
+    Args:
+        width: columns of the mask, px.
+        connectivity: 4 or 8.
+    """
+
+    def __init__(self, width: int, connectivity: int = 4) -> None:
+        self._connectivity = connectivity
+        self._width = width
+        self._row = 0
+        self._seam = Seam(width)
+        self._held: list[list[np.ndarray]] = []  # open region -> its corners so far
+        self._values = np.empty(0, np.uint8)  # of the open regions
+        self._groups = _Groups()
+
+    def feed(self, strip: Strip) -> Traced:
+        """Take the next strip; give the regions that it closes."""
+        crossing = self._seam.cross(strip.edges, strip.regions, len(strip.values))
+        runs, label = crossing.runs, crossing.label
+        values = np.zeros(len(crossing.into), strip.values.dtype)
+        values[label] = np.concatenate([self._values, strip.values])
+
+        corners, pixels = find_corners(runs.block, runs.same_right, self._row)
+        corners = np.concatenate([strip.corners, corners])
+        nodes = np.concatenate([crossing.n_before + strip.owners, crossing.node_of_run[runs.at(pixels)]])
+        closed, closed_labels = link(*self._hold(corners, label[nodes], crossing))
+        self._row += strip.rows
+        self._values = values[crossing.open_labels]
+        if self._connectivity == 8:
+            joined = self._groups.join(strip, crossing)
+            return self._groups.close(joined, strip, Traced(closed.geometries(), values[closed_labels]), closed_labels)
+        polygons = np.concatenate([strip.done.geometries(), closed.geometries()])
+        return Traced(polygons, np.concatenate([strip.done_values, values[closed_labels]]))
 
     def finish(self) -> Traced:
         """The regions that the lower edge of the mask closes."""
-        return self.feed(np.zeros((1, len(self._last_row)), np.uint8))
+        return self.feed(strip_of(np.zeros((1, self._width), np.uint8), self._row, self._connectivity))
 
-    def _hold(
-        self, corners: np.ndarray, regions: np.ndarray, region_of_open: np.ndarray, open_of_region: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _hold(self, corners: np.ndarray, regions: np.ndarray, crossing: Crossing) -> tuple[np.ndarray, np.ndarray]:
         """Keep the corners of open regions, give those of closed ones with their region."""
-        held: list[list[np.ndarray]] = [[] for _ in range(open_of_region.max(initial=-1) + 1)]
+        held: list[list[np.ndarray]] = [[] for _ in crossing.open_labels]
         done_corners, done_regions = [], []
-        for chunks, region in zip(self._held, region_of_open.tolist(), strict=True):
-            into = open_of_region[region]
+        for chunks, region in zip(self._held, crossing.label[: crossing.n_before].tolist(), strict=True):
+            into = crossing.into[region]
             if into >= 0:
                 held[into] = held[into] + chunks if held[into] else chunks
             else:
                 done_corners += chunks
                 done_regions += [np.full(len(chunk), region) for chunk in chunks]
-        into = open_of_region[regions]
+        into = crossing.into[regions]
         done_corners.append(corners[into < 0])
         done_regions.append(regions[into < 0])
-        order = np.flatnonzero(into >= 0)
-        order = order[np.argsort(into[order], kind="stable")]
-        first_of = np.flatnonzero(np.diff(into[order], prepend=-1))
-        for chunk, region in zip(np.split(corners[order], first_of[1:]), into[order][first_of].tolist(), strict=False):
-            held[region].append(chunk)
+        for region, chosen in by_number(into, into >= 0):
+            held[region].append(corners[chosen])
         self._held = held
         return np.concatenate(done_corners), np.concatenate(done_regions)
 
 
-class _Runs(NamedTuple):
-    """Horizontal runs of equal pixels, background left out.
+class _Groups:
+    """Regions that touch at corners: which of the open ones belong together, and their finished parts."""
 
-    Attributes:
-        flat: the padded block, raveled.
-        starts: (n,) index in `flat` of the first pixel of each run, ascending.
-        width: columns of the padded block.
-    """
+    def __init__(self) -> None:
+        self._of_open = np.empty(0, np.int64)  # open region -> open group
+        self._parts: list[list[Traced]] = []  # open group -> polygons of its finished regions
 
-    flat: np.ndarray
-    starts: np.ndarray
-    width: int
+    def join(self, strip: Strip, crossing: Crossing) -> _Joined:
+        """Number the groups anew across a seam."""
+        touching, label = crossing.node_of_run[crossing.runs.touching(8)], crossing.label
+        n_old, n_edge = len(self._parts), strip.groups.max(initial=-1) + 1
+        group_of_node = np.concatenate([self._of_open, n_old + strip.groups])
+        joined = components(group_of_node[touching], n_old + n_edge)
+        of_label = np.empty(label.max(initial=-1) + 1, np.int64)
+        of_label[label] = joined[group_of_node]
+        still_open, self._of_open = np.unique(of_label[crossing.open_labels], return_inverse=True)
+        # Groups that are complete inside the strip follow those of the seam.
+        n_joined = joined.max(initial=-1) + 1
+        n_inside = max(strip.done_groups.max(initial=-1) + 1 - n_edge, 0)
+        of_strip = np.concatenate([joined[n_old:], n_joined + np.arange(n_inside)])
+        return _Joined(n_joined + n_inside, joined[:n_old], of_strip, of_label, still_open)
 
-    @classmethod
-    def of(cls, block: np.ndarray, same_right: np.ndarray) -> _Runs:
-        starts = np.flatnonzero(~same_right.ravel()) + 1
-        return cls(block.ravel(), starts[block.ravel()[starts] != 0], block.shape[1])
-
-    def at(self, pixels: np.ndarray) -> np.ndarray:
-        """The run of each pixel (flat index, not background)."""
-        return np.searchsorted(self.starts, pixels, side="right") - 1
-
-    def regions(self, open_of_run: np.ndarray, n_open: int) -> tuple[np.ndarray, np.ndarray]:
-        """Number the regions: of every run, and of every region that was open above.
-
-        Args:
-            open_of_run: the open region of each run of the first row.
-            n_open: number of open regions.
-        """
-        n = len(self.starts)
-        ends = [np.arange(len(open_of_run))], [open_of_run + n]
-        for step in (-self.width, self.width):
-            # Two runs that meet do so at the first pixel of one of them.
-            runs = np.flatnonzero((self.starts + step >= 0) & (self.starts + step < len(self.flat)))
-            beside = self.starts[runs] + step
-            meets = self.flat[beside] == self.flat[self.starts[runs]]
-            ends[0].append(runs[meets])
-            ends[1].append(self.at(beside[meets]))
-        one, other = map(np.concatenate, ends)
-        graph = coo_array((np.ones(len(one), bool), (one, other)), shape=(n + n_open, n + n_open))
-        labels = connected_components(graph, directed=False)[1] if n + n_open else np.empty(0, np.int32)
-        return labels[:n], labels[n:]
-
-
-def _corners(block: np.ndarray, same_right: np.ndarray, row: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where outlines turn, and a pixel (flat index) of the region that turns there.
-
-    Args:
-        block: uint8 (rows + 1, width + 2), the row above the strip first, a column of
-            background on either side.
-        same_right: bool like block, a pixel equals the one to its right.
-        row: first row of the strip in the mask.
-    """
-    width = block.shape[1]
-    same_below = block[1:] == block[:-1]
-    straight = same_right[:-1, :-1] & same_right[1:, :-1]
-    straight |= same_below[:, :-1] & same_below[:, 1:]
-    rows, columns = np.nonzero(~straight)
-    northwest = rows * width + columns
-    place = (rows.astype(np.int64) + row) << _ROW | columns.astype(np.int64) << _COLUMN
-    flat = block.ravel()
-    corners, pixels = [], []
-    for right, down in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        here = northwest + right + down * width
-        beside = northwest + (1 - right) + down * width
-        upright = northwest + right + (1 - down) * width
-        across = northwest + (1 - right) + (1 - down) * width
-        differs = (flat[here] != flat[beside]) & (flat[here] != flat[upright])
-        # The region lies to the left of its outline, as the mask is seen.
-        for turns, pixel, vertical in (
-            (differs & (flat[here] != 0), here, right == down),
-            (differs & (flat[beside] == flat[upright]) & (flat[across] == flat[beside]), across, right != down),
-        ):
-            turns = turns & (flat[pixel] != 0)
-            corners.append(place[turns] | (right * _RIGHT | down * _DOWN | vertical * _VERTICAL))
-            pixels.append(pixel[turns])
-    return np.concatenate(corners), np.concatenate(pixels)
+    def close(self, joined: _Joined, strip: Strip, closed: Traced, closed_labels: np.ndarray) -> Traced:
+        """Give the groups of which no region is open any more; keep the parts of others."""
+        groups = np.concatenate([joined.of_strip[strip.done_groups], joined.of_label[closed_labels]])
+        parts = Traced(
+            np.concatenate([strip.done.geometries(), closed.polygons]),
+            np.concatenate([strip.done_values, closed.values]),
+        )
+        into = np.full(joined.total, -1)
+        into[joined.still_open] = np.arange(len(joined.still_open))
+        held: list[list[Traced]] = [[] for _ in joined.still_open]
+        done, done_groups = [], []
+        for chunks, group in zip(self._parts, joined.of_old.tolist(), strict=True):
+            if into[group] >= 0:
+                held[into[group]] += chunks
+            else:
+                done += chunks
+                done_groups += [np.full(len(chunk.values), group) for chunk in chunks]
+        stays = into[groups] >= 0
+        for group, chosen in by_number(into[groups], stays):
+            held[group].append(Traced(parts.polygons[chosen], parts.values[chosen]))
+        self._parts = held
+        done.append(Traced(parts.polygons[~stays], parts.values[~stays]))
+        return _grouped(done, np.concatenate([*done_groups, groups[~stays]]))
 
 
-def _polygons(corners: np.ndarray, regions: np.ndarray, values: np.ndarray) -> Traced:
-    """Link the corners of whole regions to rings, rings to polygons."""
-    if not len(corners):
+class _Joined(NamedTuple):
+    """Groups after a seam: how many; numbers of the old open ones, of the strip's, of the regions'; which stay open."""
+
+    total: int
+    of_old: np.ndarray
+    of_strip: np.ndarray
+    of_label: np.ndarray
+    still_open: np.ndarray
+
+
+def _grouped(parts: Sequence[Traced], groups: np.ndarray) -> Traced:
+    """One multipolygon for each group of parts."""
+    order = np.argsort(groups, kind="stable")
+    starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
+    if not len(starts):
         return Traced(np.empty(0, object), np.empty(0, np.uint8))
-    order = np.lexsort((corners, regions))
-    corners, regions = corners[order], regions[order]
-    order, ring_starts = _cycles(_following(corners, regions))
-    shells = np.flatnonzero(np.diff(regions[order[ring_starts]], prepend=-1))
-
-    lengths = np.diff(ring_starts, append=len(order))
-    closed = np.insert(order, ring_starts + lengths, order[ring_starts])
-    points = np.column_stack([corners[closed] >> _COLUMN & _COLUMN_MASK, corners[closed] >> _ROW]).astype(float)
-    offsets = np.concatenate([[0], np.cumsum(lengths + 1)]), np.append(shells, len(ring_starts))
-    polygons = shapely.from_ragged_array(shapely.GeometryType.POLYGON, points, offsets)
-    return Traced(polygons, values[regions[order[ring_starts[shells]]]])
-
-
-def _following(corners: np.ndarray, regions: np.ndarray) -> np.ndarray:
-    """The next corner of the outline, for corners sorted by region, row, column."""
-    meets = (corners[1:] >> _COLUMN == corners[:-1] >> _COLUMN) & (regions[1:] == regions[:-1])
-    # Two pixels of a region touch here: exchange their vertical edges, so that rings touch and do not cross.
-    touching = np.append(meets, False) | np.append(False, meets)
-    corners = np.where(touching, corners ^ _DOWN, corners)
-    rows, columns = corners >> _ROW, corners >> _COLUMN & _COLUMN_MASK
-    along_column = np.lexsort((columns << _ROW | rows << _COLUMN | corners & _DOWN, regions))
-    following = np.arange(len(corners)) ^ 1
-    upright = np.empty_like(following)
-    upright[along_column] = along_column[following]
-    return np.where(corners & _VERTICAL, upright, following)
-
-
-def _cycles(following: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All cycles of a permutation, one after the other, each from its lowest member.
-
-    Returns:
-        the members in order, and the index in it at which each cycle starts.
-
-    Example:
-        >>> order, starts = _cycles(np.array([2, 3, 0, 1]))
-        >>> order.tolist(), starts.tolist()
-        ([0, 2, 1, 3], [0, 2])
-    """
-    after = following.tolist()
-    unseen = bytearray(b"\x01") * len(after)
-    order: list[int] = []
-    starts: list[int] = []
-    for first in range(len(after)):
-        if unseen[first]:
-            starts.append(len(order))
-            at = first
-            while unseen[at]:
-                unseen[at] = 0
-                order.append(at)
-                at = after[at]
-    return np.array(order), np.array(starts)
+    polygons = np.concatenate([some.polygons for some in parts])[order]
+    values = np.concatenate([some.values for some in parts])[order]
+    indices = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(order)))
+    return Traced(shapely.multipolygons(polygons, indices=indices), values[starts])

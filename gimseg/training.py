@@ -89,7 +89,8 @@ def train(
     output.parent.mkdir(parents=True, exist_ok=True)
     check_writable(output.parent)
     seed_everything(settings.seed, verbose=False)
-    parse_loss(settings.loss)(*_smallest_batch(datasets.legend.n_channels))
+    for share in (0.0, 1.0):
+        parse_loss(settings.loss).at(share)(*_smallest_batch(datasets.legend.n_channels))
     ground = survey_ground(datasets, settings, progress)
     recipe = _first_recipe(datasets, ground, settings)
     network = build_network(

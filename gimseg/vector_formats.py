@@ -29,7 +29,10 @@ from gimseg.legend import did_you_mean
 Bounds = tuple[float, float, float, float]
 
 _HEAD = 65536
-_ALLOWED = "Shapefile (.shp), GeoPackage (.gpkg), GeoJSON (.geojson), FlatGeobuf (.fgb) or GeoParquet (.parquet)"
+_ALLOWED = (
+    "Shapefile (.shp), GeoPackage (.gpkg), GeoJSON (.geojson, .geojsonl), FlatGeobuf (.fgb) or GeoParquet (.parquet)"
+)
+_OWN_LAYERS = {"polygons", "aoi", "blocks"}  # of a prediction's GeoPackage: objects, and what frames them
 _READ_FAULTS = (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, pyogrio.errors.FeatureError)
 
 
@@ -39,7 +42,7 @@ class Source:
 
     Args:
         path: the file.
-        kind: "Shapefile", "GeoPackage", "GeoJSON", "FlatGeobuf" or "GeoParquet".
+        kind: "Shapefile", "GeoPackage", "GeoJSON", "GeoJSONSeq", "FlatGeobuf" or "GeoParquet".
         layer: name of the layer; None where a file is one layer.
         crs: as the file says.
         bounds: left, bottom, right, top; None if there is no geometry.
@@ -182,7 +185,11 @@ def _kind_of(head: bytes, path: str) -> str | None:
         return "FlatGeobuf"
     if head.startswith(b"PAR1"):
         return "GeoParquet"
-    return "GeoJSON" if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{") else None
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not text.startswith(b"{"):
+        return "GeoJSONSeq" if text.startswith(b"\x1e{") else None
+    # A feature a line: no GeoJSON as a whole.
+    return "GeoJSONSeq" if path.lower().endswith((".geojsonl", ".geojsons")) else "GeoJSON"
 
 
 def _check_shapefile(path: str, head: bytes) -> None:
@@ -200,7 +207,7 @@ def _check_shapefile(path: str, head: bytes) -> None:
 
 def _address(path: str, kind: str) -> str:
     # The prefix keeps other drivers from looking into the text.
-    return f"GeoJSON:{path}" if kind == "GeoJSON" else path
+    return f"{kind}:{path}" if kind.startswith("GeoJSON") else path
 
 
 @contextmanager
@@ -237,8 +244,10 @@ def _choose_layer(path: str, kind: str, asked: str | None) -> tuple[str | None, 
     if len(spatial) == 1:
         return spatial[0], ()
     areal = [name for name in spatial if "Polygon" in layers[name] or "Unknown" in layers[name]]
+    if "polygons" in areal and set(areal) <= _OWN_LAYERS:
+        areal = ["polygons"]
     if len(areal) == 1:
-        return areal[0], (f"layer {areal[0]} of {', '.join(spatial)} was taken: the only one of polygons",)
+        return areal[0], (f"layer {areal[0]} of {', '.join(spatial)} was taken: the only one of objects",)
     raise VectorError(
         f"{path} has {len(spatial)} layers ({', '.join(spatial)}): name one, as in {path}|layername={spatial[0]}"
     )
@@ -271,14 +280,15 @@ def _describe_parquet(path: str) -> Source:
     crs = column.get("crs", "OGC:CRS84")
     frame = _read_geopandas(path, None, None) if metadata.num_rows else None
     nulls = 0 if frame is None else int(frame.geometry.isna().sum())
-    geometries = set(geo["columns"])
+    boxes = {name for part in geo["columns"].values() for name, *_ in part.get("covering", {}).get("bbox", {}).values()}
+    others = boxes | set(geo["columns"])
     return Source(
         path=path,
         kind="GeoParquet",
         layer=None,
         crs=crs if crs is None or isinstance(crs, str) else json.dumps(crs),
         count=metadata.num_rows,
-        fields=tuple(name for name in schema.names if name not in geometries),
+        fields=tuple(name for name in schema.names if name not in others),
         geometry_types=tuple(column.get("geometry_types") or ("Unknown",)),
         bounds=None if frame is None else _finite(frame.total_bounds),
         notes=(f"{nulls} features without a geometry are left out",) if nulls else (),

@@ -1,4 +1,4 @@
-"""Stream features into Shapefile, GeoPackage, FlatGeobuf, GeoJSON or GeoParquet, by the name's ending.
+"""Stream features into Shapefile, GeoPackage, FlatGeobuf, GeoJSON (whole or line by line) or GeoParquet, by the ending.
 
 Chunks pass through one at a time, so that memory is that of a chunk, and the file
 appears under its name when it has been read back and its features counted.
@@ -6,6 +6,7 @@ appears under its name when it has been read back and its features counted.
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import warnings
@@ -33,6 +34,8 @@ DRIVERS = {
     ".fgb": "FlatGeobuf",
     ".geojson": "GeoJSON",
     ".json": "GeoJSON",
+    ".geojsonl": "GeoJSONSeq",
+    ".geojsons": "GeoJSONSeq",
     ".parquet": "Parquet",
     ".geoparquet": "Parquet",
 }
@@ -41,9 +44,30 @@ DRIVERS = {
 SHAPEFILE_LIMIT = 2**31
 """Bytes that the .shp and the .dbf may each have."""
 
-_DBF_WIDTHS = {"string": 80, "double": 24, "float": 24, "int64": 18, "int32": 9, "uint8": 9, "bool": 1}
-_LEAST_POLYGON = 8 + 44 + 4 + 5 * 16
-_DEGREES = pyproj.CRS("EPSG:4326")
+TEXT_LIMIT = 254
+"""Bytes of UTF-8 that a text in a Shapefile may have."""
+
+_DBF_WIDTHS = {
+    "string": 80,
+    "double": 24,
+    "float": 24,
+    "int64": 18,
+    "int32": 9,
+    "uint8": 9,
+    "bool": 1,
+    "date32[day]": 8,
+}
+_POLYGON_BYTES, _POINT_BYTES = 8 + 44 + 4, 16
+_IN_DEGREES = ("GeoJSON", "GeoJSONSeq")
+_OPTIONS: Mapping[str, dict[str, Any]] = {
+    # Tenths of millimetres: the seven decimals that are usual bend the outline of a pixel of a centimetre.
+    "GeoJSON": {"layer_options": {"RFC7946": "YES", "COORDINATE_PRECISION": "9"}},
+    "GeoJSONSeq": {"layer_options": {"COORDINATE_PRECISION": "9"}},
+    # 1.4, the newest, makes older GDAL warn.
+    "GPKG": {"dataset_options": {"VERSION": "1.3"}},
+    "ESRI Shapefile": {"encoding": "UTF-8"},
+}
+_BOX = ("xmin", "ymin", "xmax", "ymax")
 _FAULTS = (
     pyogrio.errors.DataSourceError,
     pyogrio.errors.FeatureError,
@@ -68,7 +92,7 @@ def check_features(
             bytes or more than 2 GB; GeoJSON without a CRS.
     """
     driver = driver_of(path)
-    if driver == "GeoJSON" and crs is None:
+    if driver in _IN_DEGREES and crs is None:
         raise OutputError(
             f"{path}: GeoJSON is in longitudes and latitudes and there is no CRS: write .gpkg, or give --crs"
         )
@@ -79,11 +103,26 @@ def check_features(
         raise OutputError(
             f"{path}: a Shapefile's attribute names have at most 10 bytes, {', '.join(long)} more: write .gpkg instead"
         )
+    check_size(path, fields, expected or 0, 5 * (expected or 0))
+
+
+def check_size(path: str | os.PathLike[str], fields: Mapping[str, str], count: int, points: int) -> None:
+    """Refuse a Shapefile of more than 2 GB.
+
+    Args:
+        path: the output.
+        fields: attribute -> type.
+        count: about how many polygons there will be.
+        points: about how many vertices they have.
+
+    Raises:
+        OutputError: the .shp or the .dbf would be larger.
+    """
     record = 1 + sum(_DBF_WIDTHS.get(str(_arrow_type(text)), 24) for text in fields.values())
-    least = (expected or 0) * max(record, _LEAST_POLYGON)
+    least = max(count * record, count * _POLYGON_BYTES + points * _POINT_BYTES)
     if least > SHAPEFILE_LIMIT:
         raise OutputError(
-            f"{path}: {expected:,} features need {least / 2**30:.1f} GB at least and a Shapefile holds 2 GB: "
+            f"{path}: about {count:,} features need {least / 2**30:.1f} GB and a Shapefile holds 2 GB: "
             "write .gpkg, .fgb or .parquet instead"
         )
 
@@ -117,10 +156,11 @@ def write_features(
     """Write features whole or not at all; the caller has asked `check_outputs`.
 
     Args:
-        path: output; its ending says the format. GeoJSON is written in EPSG:4326.
+        path: output; its ending says the format. GeoJSON is written in EPSG:4326,
+            right-handed and cut at the antimeridian, as RFC 7946 wants it.
         chunks: frames with the attributes of `fields` and geometries in `crs`; best
             5000 features or more each.
-        fields: attribute -> type ("str", "int32", "int64", "float64", "bool"), in order;
+        fields: attribute -> type ("str", "int32", "int64", "float64", "bool", "date"), in order;
             an empty output has them too.
         crs: of the geometries; one without an EPSG code is kept as WKT.
         geometry_type: "Polygon", "MultiPolygon", "Point", "LineString" ...
@@ -150,23 +190,37 @@ def write_features(
     return found
 
 
+def check_text(path: str | os.PathLike[str], name: str, size: int) -> None:
+    """Refuse a text of `size` bytes in attribute `name` where a Shapefile would cut it.
+
+    Raises:
+        OutputError: it is too long.
+    """
+    if driver_of(path) == "ESRI Shapefile" and size > TEXT_LIMIT:
+        raise OutputError(f"{path}: a value of {name} has {size} bytes and a Shapefile holds {TEXT_LIMIT}: write .gpkg")
+
+
 class _Stream:
     """Frames to Arrow batches, counting; remembers the error that a driver would hide."""
 
     def __init__(self, path: str, fields: dict[str, str], crs: pyproj.CRS | None, geometry_type: str) -> None:
-        self.path, self.fields, self.crs = path, fields, crs
         self.driver = driver_of(path)
+        if self.driver in _IN_DEGREES:
+            # JSON has no dates, and GDAL writes them with slashes: ISO is read as dates again.
+            fields = {name: "str" if kind == "date" else kind for name, kind in fields.items()}
+        self.path, self.fields, self.crs = path, fields, crs
         self.geometry_type = geometry_type
         self.count = 0
         self.error: BaseException | None = None
-        self.to_degrees = None
-        if self.driver == "GeoJSON" and crs is not None and not crs.equals(_DEGREES, ignore_axis_order=True):
-            self.to_degrees = pyproj.Transformer.from_crs(crs, _DEGREES, always_xy=True).transform
-            self.crs = _DEGREES
+        self.bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
 
     @property
     def schema(self) -> pyarrow.Schema:
         columns = [pyarrow.field(name, _arrow_type(text)) for name, text in self.fields.items()]
+        if self.driver == "Parquet":
+            # The extent of each feature, by which readers skip what lies elsewhere.
+            box = pyarrow.struct([pyarrow.field(name, pyarrow.float64(), nullable=False) for name in _BOX])
+            return pyarrow.schema([*columns, pyarrow.field("bbox", box), pyarrow.field("geometry", pyarrow.binary())])
         wkb = pyarrow.field("geometry", pyarrow.binary(), metadata={b"ARROW:extension:name": b"geoarrow.wkb"})
         return pyarrow.schema([*columns, wkb])
 
@@ -188,27 +242,29 @@ class _Stream:
         if missing:
             raise OutputError(f"{self.path}: features lack the attributes {', '.join(missing)}")
         geometries = frame.geometry.to_numpy()
-        if self.to_degrees is not None:
-            geometries = shapely.transform(geometries, self.to_degrees, interleaved=False)
         if self.geometry_type.startswith("Multi"):
             geometries = _as_multi(geometries)
-        columns = [
-            pyarrow.Array.from_pandas(frame[name].to_numpy(), type=_arrow_type(text), safe=False)
-            for name, text in self.fields.items()
-        ]
+        columns = [_array(frame[name].to_numpy(), text) for name, text in self.fields.items()]
         if self.driver == "ESRI Shapefile":
             self._check_texts(columns)
+        if self.driver == "Parquet":
+            columns.append(self._boxes(geometries))
         wkb = pyarrow.array(shapely.to_wkb(geometries), pyarrow.binary())
         return pyarrow.RecordBatch.from_arrays([*columns, wkb], schema=self.schema)
+
+    def _boxes(self, geometries: np.ndarray) -> pyarrow.StructArray:
+        bounds = shapely.bounds(geometries)
+        self.bounds[:2] = np.fmin(self.bounds[:2], np.fmin.reduce(bounds[:, :2]))
+        self.bounds[2:] = np.fmax(self.bounds[2:], np.fmax.reduce(bounds[:, 2:]))
+        return pyarrow.StructArray.from_arrays(
+            [pyarrow.array(side) for side in bounds.T], fields=list(self.schema.field("bbox").type)
+        )
 
     def _check_texts(self, columns: list[pyarrow.Array]) -> None:
         for name, column in zip(self.fields, columns, strict=True):
             if pyarrow.types.is_string(column.type):
                 longest = max((len(text.encode()) for text in column.unique().to_pylist() if text), default=0)
-                if longest > 254:
-                    raise OutputError(
-                        f"{self.path}: a value of {name} has {longest} bytes and a Shapefile holds 254: write .gpkg"
-                    )
+                check_text(self.path, name, longest)
 
     def _check_size(self, part: Path) -> None:
         for suffix in (".shp", ".dbf"):
@@ -239,7 +295,6 @@ class _explained:  # noqa: N801 - reads as the context manager it is
 
 def _write_driver(part: Path, frames: Iterable[geopandas.GeoDataFrame], writer: _Stream, layer: str) -> None:
     reader = pyarrow.RecordBatchReader.from_batches(writer.schema, writer.batches(frames, part))
-    options = {"RFC7946": "YES"} if writer.driver == "GeoJSON" else {}
     with warnings.catch_warnings():
         # No CRS is the caller's decision, and has been said to the user.
         warnings.filterwarnings("ignore", message="'crs' was not provided")
@@ -251,22 +306,29 @@ def _write_driver(part: Path, frames: Iterable[geopandas.GeoDataFrame], writer: 
             geometry_name="geometry",
             geometry_type=writer.geometry_type,
             crs=None if writer.crs is None else _crs_text(writer.crs),
-            encoding="UTF-8" if writer.driver == "ESRI Shapefile" else None,
-            layer_options=options,
+            **_OPTIONS.get(writer.driver, {}),
         )
 
 
 def _write_parquet(part: Path, frames: Iterable[geopandas.GeoDataFrame], writer: _Stream) -> None:
+    # Arrow's own copy of the schema is left out: readers would take it for the whole, without the extent at the end.
+    with pyarrow.parquet.ParquetWriter(part, writer.schema, compression="zstd", store_schema=False) as output:
+        for batch in writer.batches(frames, part):
+            output.write_batch(batch)
+        output.add_key_value_metadata({"geo": json.dumps(_parquet_metadata(writer))})
+
+
+def _parquet_metadata(writer: _Stream) -> dict[str, Any]:
+    """What GeoParquet 1.1 says of the file; its extent is known once all is written."""
     column: dict[str, Any] = {
         "encoding": "WKB",
-        "geometry_types": [],
+        "geometry_types": [writer.geometry_type] if writer.count else [],
         "crs": None if writer.crs is None else writer.crs.to_json_dict(),
+        "covering": {"bbox": {name: ["bbox", name] for name in _BOX}},
     }
-    geo = {"version": "1.0.0", "primary_column": "geometry", "columns": {"geometry": column}}
-    schema = writer.schema.with_metadata({b"geo": json.dumps(geo).encode()})
-    with pyarrow.parquet.ParquetWriter(part, schema, compression="zstd") as output:
-        for batch in writer.batches(frames, part):
-            output.write_table(pyarrow.Table.from_batches([batch]).cast(schema))
+    if np.isfinite(writer.bounds).all():
+        column["bbox"] = writer.bounds.tolist()
+    return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
 
 
 def _count(part: Path, writer: _Stream, path: str | os.PathLike[str]) -> int:
@@ -274,6 +336,9 @@ def _count(part: Path, writer: _Stream, path: str | os.PathLike[str]) -> int:
     try:
         if writer.driver == "Parquet":
             return pyarrow.parquet.read_metadata(part).num_rows
+        if writer.driver == "GeoJSONSeq" and part.stat().st_size == 0:
+            # Lines of features: without one there is no line.
+            return 0
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
             found = int(pyogrio.read_info(part, force_feature_count=True)["features"])
@@ -283,6 +348,13 @@ def _count(part: Path, writer: _Stream, path: str | os.PathLike[str]) -> int:
         return found
     except (*_FAULTS, pyogrio.errors.DataLayerError, pyarrow.ArrowException, OSError, ValueError) as error:
         raise OutputError(f"{path} cannot be read back ({error}): is the disk full?") from error
+
+
+def _array(values: np.ndarray, text: str) -> pyarrow.Array:
+    kind = _arrow_type(text)
+    if pyarrow.types.is_string(kind) and len(values) and isinstance(values[0], datetime.date):
+        return pyarrow.Array.from_pandas(values, type=pyarrow.date32()).cast(kind)
+    return pyarrow.Array.from_pandas(values, type=kind, safe=False)
 
 
 def _as_multi(geometries: np.ndarray) -> np.ndarray:
@@ -302,6 +374,7 @@ def _arrow_type(text: str) -> pyarrow.DataType:
         "float": "float64",
         "int": "int64",
         "bool": "bool_",
+        "date": "date32",
     }
     return getattr(pyarrow, names.get(text, text))()
 

@@ -1,47 +1,56 @@
 """Mask to polygons: exact outlines of every class, in memory that the raster's size does not decide.
 
 The outlines are those of one pass over the whole mask (:mod:`gimseg.tracing`), then they
-are cleaned as asked for (:mod:`gimseg.cleaning`), measured and written.
+are cleaned as asked for (:mod:`gimseg.cleaning`), measured (:mod:`gimseg.attributes`) and
+written.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 from queue import Full, Queue
 from typing import Any, TypeAlias
 
 import geopandas as gpd
 import numpy as np
-from pyproj import CRS
-from rasterio.enums import ColorInterp
-from rasterio.transform import Affine
+import shapely
 
+from gimseg.attributes import Attributes, ClassTally, fields_in
 from gimseg.cleaning import Cleaned, Cleaning
-from gimseg.errors import GridError, LegendError, OutputError, RasterError, TilingError
+from gimseg.confidence import Probabilities
+from gimseg.crew import Crew
+from gimseg.errors import OutputError, TilingError, VectorError
+from gimseg.geopackages import POLYGONS, FurtherLayer, complete_geopackage
 from gimseg.ground import Ground
-from gimseg.legend import BACKGROUND, LEGEND_TAG, UNLABELLED, Legend, LegendClass, default_colour
+from gimseg.legend import UNLABELLED, Legend
+from gimseg.mask_legends import ClassName, Names, names_of_legend, names_of_mask, read_names
+from gimseg.masks import Mask, Reading
+from gimseg.origins import Origin
 from gimseg.outputs import check_outputs, staged
 from gimseg.progress import Progress, silent
-from gimseg.raster_files import DRIVERS, RasterFile, check_blocks, check_file, mask_kind, open_dataset
-from gimseg.styles import joint_style, read_own_style, write_style
+from gimseg.regions import Objects, Regions
+from gimseg.styles import joint_style, read_own_style, vector_style, write_style
 from gimseg.tracing import Traced, trace
-from gimseg.vector_output import check_features, write_features
+from gimseg.vector_output import check_features, check_size, check_text, driver_of, write_features
 
 OBJECT_NAMES = ("connectivity", "instances")
 """The options of :func:`vectorize` that say what an object is."""
+READING_NAMES = tuple(item.name for item in fields(Reading))
+"""The options of :func:`vectorize` that say what in the raster is a class."""
 
 PathLike = str | os.PathLike[str]
 
 _Frames: TypeAlias = "Queue[gpd.GeoDataFrame | None]"
 
 _CHUNK = 10_000  # features written together: the writers are slow in small bites
-_MAX_READ = 2**26  # pixels read together at most, to decode each block of the file once
+_SAMPLE = 512  # side of the squares of which the size of a Shapefile is foretold, px
+_LEAST_PIXELS = 10_000_000  # of a mask whose polygons, were each one pixel, could fill a Shapefile
+_FRAME_LIMIT = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -62,197 +71,171 @@ class Vectorized:
     legend: Legend
     notes: tuple[str, ...] = ()
 
+    def to_geodataframe(self, limit: int = _FRAME_LIMIT) -> gpd.GeoDataFrame:
+        """The polygons, read from the first of the files that keeps names whole.
+
+        Args:
+            limit: the most polygons that are read into memory.
+
+        Raises:
+            VectorError: there are more.
+        """
+        if self.count > limit:
+            raise VectorError(
+                f"{self.count:,} polygons and the limit is {limit:,}: read parts of {self.paths[0]} "
+                "(bbox=...), or raise the limit"
+            )
+        path = min(self.paths, key=lambda path: path.suffix.lower() == ".shp")
+        if driver_of(path) == "Parquet":
+            return gpd.read_parquet(path)
+        return gpd.read_file(path, **({"layer": POLYGONS} if driver_of(path) == "GPKG" else {}))
+
 
 def vectorize(
     mask: PathLike,
     outputs: PathLike | Sequence[PathLike],
     *,
-    legend: Legend | None = None,
+    legend: Legend | PathLike | None = None,
     connectivity: int = 4,
-    instances: PathLike | None = None,
+    instances: str | None = None,
+    probabilities: PathLike | None = None,
+    origin: Origin | None = None,
+    layers: Sequence[FurtherLayer] = (),
     overwrite: bool = False,
     block: int = 2048,
     progress: Progress = silent,
-    **cleaning: Any,
+    **options: Any,
 ) -> Vectorized:
     """Write the polygons of every class of a mask, with a QGIS style beside each file.
 
     A polygon is a connected region of one value; 0, 255, nodata and masked pixels give
-    none. Columns: ``class``, ``class_id``, where there is a CRS ``area_m2``, the area on
-    the ellipsoid, and with ``right_angles`` ``regular``. Polygons lie where the file's own
-    transform puts its pixels.
+    none. Columns: see :class:`gimseg.attributes.Attributes`. Polygons lie where the file's
+    own transform puts its pixels. In a GeoPackage they are the layer ``polygons``.
 
     Args:
-        mask: raster of one band, whole numbers 0 to 255.
-        outputs: one file or several, by their endings: .shp .gpkg .fgb .geojson .parquet.
-        legend: names and colours; by default those in the mask, else ``class_1``, ...
+        mask: raster of classes, whole numbers, or of probabilities with a `threshold`.
+        outputs: one file or several, by their endings: .shp .gpkg .fgb .geojson .geojsonl
+            .parquet.
+        legend: names and colours, or a file of them (.toml, .json, .qml); by default those
+            in the mask, else ``class_1``, ...
         connectivity: 4: pixels of one object share edges; 8: or corners, and polygons have
             several parts.
-        instances: split what touches: ``"distance"``, or a raster of probabilities on the
-            grid of the mask.
+        instances: split what touches: ``"distance"`` at necks, ``"probability"`` where the
+            probabilities fall between two peaks.
+        probabilities: raster for the attribute ``confidence``, in the CRS of the mask; by
+            default the mask itself if a `threshold` is given, else there is none.
+        origin: model and date of the polygons; by default what the mask's tags say.
+        layers: further layers for each GeoPackage.
         overwrite: existing outputs, and a style that a person made, may be replaced.
         block: about block x block pixels are worked on together; changes no polygon.
         progress: told of millions of pixels done.
-        **cleaning: see :class:`gimseg.cleaning.Cleaning`: ``min_area_m2``,
-            ``fill_holes_m2``, ``simplify_m``, ``coverage``, ``smooth_m``, ``right_angles``.
+        **options: those of :class:`gimseg.masks.Reading`: ``band``, ``values``, ``threshold``;
+            and of :class:`gimseg.cleaning.Cleaning`: ``min_area_m2``, ``fill_holes_m2``,
+            ``simplify_m``, ``coverage``, ``smooth_m``, ``right_angles``.
 
     Raises:
-        OutputError: an output exists or cannot be written; before any work.
-        RasterError: the mask cannot be read, or is no mask of classes.
-        GridError: an area was asked for and the mask has no usable CRS.
-        LegendError: the mask's legend cannot be read.
+        OutputError: an output exists, cannot be written or would be too large for its
+            format; before any work.
+        RasterError: the mask or the probabilities cannot be read, or are none.
+        GridError: an area was asked for and the mask has no usable CRS, or the
+            probabilities lie elsewhere.
+        LegendError: the legend cannot be read.
     """
     paths = tuple(map(Path, [outputs] if isinstance(outputs, str | os.PathLike) else outputs))
-    steps = Cleaning(**cleaning)
-    _check_request(paths, block, connectivity)
-    check_outputs(paths, [mask], overwrite=overwrite)
-    source = _Mask.open(mask)
-    ground = Ground.of(source.transform, source.crs_wkt, source.file.shape)
+    reading = Reading(**{name: options.pop(name) for name in READING_NAMES if name in options})
+    steps = Cleaning(**options)
+    objects = Objects(connectivity, instances)
+    objects.check(steps)
+    _check_request(paths, block)
+    check_outputs(paths, [mask, *([probabilities] if probabilities else [])], overwrite=overwrite)
+    source = Mask.open(mask, reading, progress)
+    ground = Ground.of(source.raster.transform, source.raster.crs_wkt, source.shape)
     steps.check(ground, mask)
-    fields = {"class": "str", "class_id": "int32"} | ({"area_m2": "float64"} if ground.to_equal_area else {})
-    fields |= {"regular": "bool"} if steps.right_angles else {}
-    for path in paths:
-        check_features(path, fields, ground.crs)
-    names = _Names(legend or legend_of_mask(mask))
-    objects = _gathered(trace(source.strips(block, progress)))
-    frames = _frames(steps.stream(objects, ground), ground, names)
-    kept = {} if overwrite else {path: read_own_style(path) for path in paths}
-    _write_all(paths, frames, fields, ground.crs, lambda path: kept.get(path) or joint_style(names.legend()))
-    return Vectorized(sum(names.counts.values()), dict(names.counts), paths, names.legend(), ground.notes)
+    tally = ClassTally(_names(source, legend))
+    attributes = Attributes(
+        ground,
+        origin or Origin.of_tags(source.raster.tags),
+        _probabilities(source, probabilities, ground, tuple(tally.counts)),
+        flags_angles=steps.right_angles,
+        multipart=connectivity == 8,
+    )
+    _check_formats(paths, attributes, tally)
+    _check_sizes(paths, attributes, source, steps)
+    kept = {} if overwrite else {path: own for path in paths if (own := read_own_style(path))}
+    regions = Regions(source, objects, steps, ground.pixel_m, block, probabilities)
+    with Crew(regions.workers) as crew:
+        traced = regions.stream(crew, progress)
+        frames = _frames(steps.stream(_gathered(traced), ground), source, attributes, tally)
+        _write_all(paths, frames, attributes, _Dress(tally, kept, tuple(layers)))
+    count = sum(tally.counts.values())
+    notes = ground.notes + regions.notes
+    if not count and source.holds_unlabelled_only():
+        notes += (f"{mask} holds {UNLABELLED}, which is unlabelled, and no class: if it is one, give --values 255",)
+    return Vectorized(count, dict(tally.counts), paths, tally.legend(), notes)
 
 
-def _check_request(paths: Sequence[Path], block: int, connectivity: int) -> None:
+def _check_request(paths: Sequence[Path], block: int) -> None:
     if not paths:
         raise OutputError("no output is given: name one at least, like polygons.gpkg")
-    if block < 1 or connectivity not in (4, 8):
-        raise TilingError(f"block={block}, connectivity={connectivity}: the block must be 1 at least, the other 4 or 8")
+    if block < 1:
+        raise TilingError(f"block={block}: 1 px at least is needed")
 
 
-def legend_of_mask(path: PathLike) -> Legend | None:
-    """The legend that a mask carries.
-
-    That is its tag GIMSEG_LEGEND; else its tags ``class_1``, ... with the names of its
-    values; else one class for each colour of its colour table.
-
-    Returns:
-        None if it has none of these.
-
-    Raises:
-        RasterError: the file cannot be read.
-        LegendError: the tags are damaged.
-    """
-    with open_dataset(check_file(path), DRIVERS) as dataset:
-        tags = dataset.tags()
-        colours = dataset.colormap(1) if dataset.colorinterp[0] is ColorInterp.palette else {}
-    try:
-        if LEGEND_TAG in tags:
-            return Legend.from_dict(json.loads(tags[LEGEND_TAG]))
-        # Colour table entries that nobody set are black, opaque or not.
-        shown = {value: "#" + bytes(rgb).hex() for value, (*rgb, opacity) in colours.items() if any(rgb) and opacity}
-        named = {value: tags[f"class_{value}"] for value in range(256) if f"class_{value}" in tags}
-        classes = [
-            _class_of(value, named.get(value), shown.get(value))
-            for value in sorted(named or shown)
-            if BACKGROUND < value < UNLABELLED
-        ]
-        return Legend(tuple(classes)) if classes else None
-    except (json.JSONDecodeError, AttributeError, TypeError, LegendError) as error:
-        raise LegendError(f"{path}: its tags hold no legend ({error}): give a legend") from error
+def _names(source: Mask, legend: Legend | PathLike | None) -> Names:
+    """What the numbers of the mask are called."""
+    if isinstance(legend, Legend):
+        return names_of_legend(legend)
+    if legend is not None:
+        return read_names(legend)
+    if source.threshold is None:
+        return names_of_mask(source.path, source.raster.file.bands[0])
+    (binary,) = Legend.binary(source.raster.names[0] or "object").classes
+    return {binary.value: ClassName(binary.name, binary.colour)}
 
 
-def _class_of(value: int, name: str | None = None, colour: str | None = None) -> LegendClass:
-    return LegendClass(name or f"class_{value}", value, colour or default_colour(value - 1))
+def _probabilities(source: Mask, path: PathLike | None, ground: Ground, names: tuple[str, ...]) -> Probabilities | None:
+    if path is not None:
+        found = Probabilities.open(path, ground, source.shape)
+        found.check_classes(names)
+        return found
+    return None if source.threshold is None else Probabilities.of_scores(source.raster)
 
 
-@dataclass(frozen=True)
-class _Mask:
-    """A raster of classes, read in its own rows and columns."""
-
-    file: RasterFile
-    transform: Affine
-    crs_wkt: str | None
-    block_height: int
-
-    @classmethod
-    def open(cls, path: PathLike) -> _Mask:
-        path = check_file(path)
-        with open_dataset(path, DRIVERS) as dataset:
-            check_blocks(dataset, path)
-            if dataset.count != 1:
-                raise RasterError(f"{path} has {dataset.count} bands; a mask of classes has one: give the mask")
-            if dataset.gcps[0] and dataset.transform.is_identity:
-                raise GridError(f"{path} is placed by ground control points: warp it first (gdalwarp -r near)")
-            file = RasterFile(
-                path, DRIVERS, (1,), dataset.shape, dataset.dtypes[0], dataset.nodatavals, mask=mask_kind(dataset)
-            )
-            wkt = dataset.crs.to_wkt() if dataset.crs else None
-            return cls(file, dataset.transform, wkt, dataset.block_shapes[0][0])
-
-    def strips(self, block: int, progress: Progress) -> Iterator[np.ndarray]:
-        """Rows from the top, uint8 (rows, width), 0 where there is no polygon."""
-        height, width = self.file.shape
-        rows = max(1, block * block // width)
-        whole_blocks = -(-rows // self.block_height) * self.block_height
-        read = whole_blocks if whole_blocks * width <= _MAX_READ else rows
-        progress("polygons", 0, height * width / 1e6, "Mpx")
-        for top in range(0, height, read):
-            labels = self._labels(top, min(top + read, height))
-            for start in range(0, len(labels), rows):
-                strip = labels[start : start + rows]
-                yield strip
-                progress("polygons", (top + start + len(strip)) * width / 1e6, height * width / 1e6, "Mpx")
-
-    def _labels(self, top: int, bottom: int) -> np.ndarray:
-        values = self.file.read((slice(top, bottom), slice(0, self.file.shape[1]))).data[0]
-        with np.errstate(invalid="ignore"):
-            labels = values.astype(np.uint8, copy=False)
-        if values.dtype != np.uint8 and not np.array_equal(values, labels):
-            odd = values[values != labels][0]
-            raise RasterError(f"{self.file.path} holds the value {odd}; classes are whole numbers from 0 to 255")
-        return np.where(labels == UNLABELLED, np.uint8(BACKGROUND), labels)
+def _check_formats(paths: Sequence[Path], attributes: Attributes, tally: ClassTally) -> None:
+    """Refuse, before the work, what a format cannot hold of names and texts."""
+    for path in paths:
+        check_features(path, fields_in(path, attributes.fields), attributes.ground.crs)
+        for name in tally.counts:
+            check_text(path, "class", len(name.encode()))
+        check_text(path, "model", len((attributes.origin.model or "").encode()))
 
 
-@dataclass
-class _Names:
-    """Names of the classes met so far, and how many polygons each has."""
-
-    given: Legend | None
-    counts: dict[str, int] = field(default_factory=dict)
-    _by_value: dict[int, LegendClass] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for item in self.given.classes if self.given else ():
-            self._by_value[item.value] = item
-            self.counts[item.name] = 0
-
-    def count(self, values: np.ndarray) -> np.ndarray:
-        """The name of each value, object (n,)."""
-        for value, times in zip(*np.unique(values, return_counts=True), strict=True):
-            item = self._by_value.setdefault(int(value), _class_of(int(value)))
-            self.counts[item.name] = self.counts.get(item.name, 0) + int(times)
-        names = np.empty(len(values), object)
-        names[:] = [self._by_value[value].name for value in values.tolist()]
-        return names
-
-    def legend(self) -> Legend:
-        """The classes given, and those found besides."""
-        extra = [item for value, item in sorted(self._by_value.items()) if item.name not in self._given_names]
-        classes = (*(self.given.classes if self.given else ()), *extra)
-        return Legend(classes) if classes else Legend.binary()
-
-    @property
-    def _given_names(self) -> tuple[str, ...]:
-        return self.given.names if self.given else ()
+def _check_sizes(paths: Sequence[Path], attributes: Attributes, source: Mask, steps: Cleaning) -> None:
+    """Refuse, before the work, a Shapefile that would pass 2 GB, judged by a sample of the mask."""
+    shapefiles = [path for path in paths if driver_of(path) == "ESRI Shapefile"]
+    height, width = source.shape
+    if not shapefiles or height * width < _LEAST_PIXELS:
+        return
+    count = points = seen = 0
+    for row, col in np.random.default_rng(0).random((16, 2)):
+        top, left = int(row * max(height - _SAMPLE, 0)), int(col * max(width - _SAMPLE, 0))
+        square = source.labels((slice(top, min(top + _SAMPLE, height)), slice(left, min(left + _SAMPLE, width))))
+        for polygons, *_ in steps.stream(_gathered(trace([square])), attributes.ground):
+            count += len(polygons)
+            points += int(shapely.get_num_coordinates(polygons).sum())
+        seen += square.size
+    share = height * width / seen
+    for path in shapefiles:
+        check_size(path, fields_in(path, attributes.fields), int(count * share), int(points * share))
 
 
-def _frames(cleaned: Iterable[Cleaned], ground: Ground, names: _Names) -> Iterator[gpd.GeoDataFrame]:
+def _frames(
+    cleaned: Iterable[Cleaned], source: Mask, attributes: Attributes, tally: ClassTally
+) -> Iterator[gpd.GeoDataFrame]:
     """Tables of finished polygons; one at least, so that a file without polygons has its columns."""
-    for polygons, values, regular in cleaned:
-        placed = ground.place(polygons)
-        columns = {"class": names.count(values), "class_id": values.astype(np.int32), "regular": regular}
-        if ground.to_equal_area is not None:
-            columns["area_m2"] = ground.areas_m2(placed)
-        yield gpd.GeoDataFrame(columns, geometry=placed, crs=ground.crs)
+    for group in cleaned:
+        codes = source.codes_of(group.values)
+        yield attributes.table(group, codes, tally.count(codes))
 
 
 def _gathered(traced: Iterable[Traced]) -> Iterator[Traced]:
@@ -273,12 +256,31 @@ def _joined(groups: Sequence[Traced]) -> Traced:
     return Traced(polygons, np.concatenate([np.empty(0, np.uint8), *(one.values for one in groups)]))
 
 
+@dataclass(frozen=True)
+class _Dress:
+    """What files get besides polygons, once all classes are known."""
+
+    tally: ClassTally
+    kept: Mapping[Path, str]
+    layers: tuple[FurtherLayer, ...]
+
+    def put_on(self, part: Path, path: Path) -> None:
+        """Complete a file that is still being made.
+
+        Args:
+            part: where it is.
+            path: where it will be.
+        """
+        legend = self.tally.legend()
+        # A mask of the same name shares the style beside it.
+        beside = joint_style(legend) if self.tally.is_of_masks() else vector_style(legend)
+        write_style(part, self.kept.get(path, beside))
+        if driver_of(path) == "GPKG":
+            complete_geopackage(part, self.layers, {POLYGONS: self.kept.get(path, vector_style(legend))})
+
+
 def _write_all(
-    paths: Sequence[Path],
-    frames: Iterator[gpd.GeoDataFrame],
-    fields: dict[str, str],
-    crs: CRS | None,
-    style_of: Callable[[Path], str],
+    paths: Sequence[Path], frames: Iterator[gpd.GeoDataFrame], attributes: Attributes, dress: _Dress
 ) -> None:
     """Write the same tables to every file in one pass over them, and the styles; all files appear, or none."""
     queues: list[_Frames] = [Queue(maxsize=1) for _ in paths]
@@ -286,7 +288,7 @@ def _write_all(
         parts = [stack.enter_context(staged(path)) for path in paths]
         with ThreadPoolExecutor(len(paths)) as pool:
             writers = [
-                pool.submit(_write_one, path, part, queue, fields, crs)
+                pool.submit(_write_one, path, part, queue, attributes)
                 for path, part, queue in zip(paths, parts, queues, strict=True)
             ]
             try:
@@ -300,14 +302,25 @@ def _write_all(
         for writer in writers:
             writer.result()
         for path, part in zip(paths, parts, strict=True):
-            write_style(part, style_of(path))
+            with _naming(path, part):
+                dress.put_on(part, path)
 
 
-def _write_one(path: Path, part: Path, queue: _Frames, fields: dict[str, str], crs: CRS | None) -> None:
+def _write_one(path: Path, part: Path, queue: _Frames, attributes: Attributes) -> None:
+    short = dict(zip(attributes.fields, fields_in(path, attributes.fields), strict=True))
+    frames = (frame.rename(columns=short) for frame in _taken(queue))
+    with _naming(path, part):
+        columns = fields_in(path, attributes.fields)
+        crs, kind = attributes.ground.crs, attributes.geometry_type
+        write_features(part, frames, fields=columns, crs=crs, geometry_type=kind, layer=POLYGONS)
+
+
+@contextmanager
+def _naming(path: Path, part: Path) -> Iterator[None]:
+    """The person knows the output, not where it is made."""
     try:
-        write_features(part, _taken(queue), fields=fields, crs=crs)
+        yield
     except OutputError as error:
-        # The person knows the output, not where it is made.
         raise OutputError(str(error).replace(str(part), str(path))) from error
 
 

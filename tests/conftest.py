@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from in_qgis import has_qgis
 
 # The networks of the tests are small: with one thread each they are as quick, and side by side (-n 2) far quicker.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -19,6 +20,14 @@ def real_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"needs the real imagery of {SHARED_DATA.parent.name}/data beside the checkout")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def qgis(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the settings of QGIS; tests that need it skip without its Python module."""
+    if not has_qgis():
+        pytest.skip("needs QGIS and its Python module")
+    return tmp_path_factory.mktemp("profile")
 
 
 def pytest_report_header() -> str:

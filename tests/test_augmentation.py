@@ -29,6 +29,7 @@ STRONG = Augmentation(
     hue=90,
     sharpening=2,
     coarseness=4,
+    levelled=0.5,
 )
 seeds = st.integers(0, 2**32 - 1)
 
@@ -270,6 +271,17 @@ def test_coarser_images_keep_their_mean_and_lose_detail() -> None:
     torch.testing.assert_close(Colour(coarseness=3.3).apply(flat), flat)
     draws = [drawn(Augmentation(coarseness=3.0), seed).colour.coarseness for seed in range(200)]
     assert 60 < draws.count(1.0) < 140 and 2.5 < max(draws) <= 3.0
+
+
+def test_a_levelled_window_does_not_tell_its_light() -> None:
+    z = torch.randn(3, 40, 40, generator=torch.Generator().manual_seed(1))
+    level = Colour(levelled=True)
+    torch.testing.assert_close(level.apply(z * 9 + 4), level.apply(z * 9 - 20))
+    assert level.apply(z * 9 + 4).mean((1, 2)).abs().max() < 1e-4
+    assert level.apply(z * 9 + 4).std((1, 2)).sub(1).abs().max() < 0.02
+    assert level.apply(torch.full((3, 5, 5), 7.0)).abs().max() < 1e-4
+    shares = [drawn(Augmentation(levelled=0.3), seed).colour.levelled for seed in range(300)]
+    assert 0.2 < sum(shares) / 300 < 0.4
 
 
 def test_colour_is_in_units_of_the_deviation() -> None:

@@ -19,6 +19,7 @@ from worlds import noise, north_up, write_raster
 
 from gimseg.cli import main
 from gimseg.training import train
+from gimseg.vectors import open_layer
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def test_predict_writes_what_the_endings_ask_for(
     assert run("predict", world / "image0.tif", "-m", world / "model", *flags) == 0
     assert "polygons in" in capsys.readouterr().out
     shapefile = geopandas.read_file("image0_segments.shp")
-    counts = {len(geopandas.read_parquet(o) if o.suffix == ".parquet" else geopandas.read_file(o)) for o in outputs}
+    counts = {open_layer(output).count for output in outputs}
     assert counts == {len(shapefile)} and len(shapefile) > 10
     with rasterio.open("image0_segments.tif") as mask, rasterio.open(world / "image0.tif") as image:
         assert mask.crs == image.crs and mask.bounds == image.bounds
@@ -94,7 +95,7 @@ def test_train_evaluate_info_vectorize(world: Path, tmp_path: Path, capsys: pyte
     # The model and the mask that it wrote have the same scores.
     assert json.loads((tmp_path / "again.json").read_text())["splits"] == json.loads(scores.read_text())["splits"]
     assert run("vectorize", mask, "-o", tmp_path / "p.gpkg", "--min-area", 50, "--simplify", 0.5) == 0
-    assert geopandas.read_file(tmp_path / "p.gpkg").area.min() > 40
+    assert geopandas.read_file(tmp_path / "p.gpkg", layer="polygons").area.min() > 40
 
 
 @pytest.mark.parametrize(
@@ -152,3 +153,22 @@ def test_what_predict_delivers_is_said_by_options(tmp_path: Path, capsys: pytest
     assert main(["predict", str(tmp_path / "a.tif"), "-o", str(out / "x.tif"), "--threshold", "roof=0.3"]) == 1
     assert "no class 'roof'" in capsys.readouterr().err
     assert main(["predict", str(tmp_path / "a.tif"), "--tta", "all"]) == 2
+
+
+def test_vectorize_takes_masks_of_other_tools(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mask = write_raster(tmp_path / "yes.tif", np.kron([[0, 255], [255, 3]], np.ones((5, 5))).astype(np.uint8))
+    assert run("vectorize", mask, "-o", tmp_path / "a.fgb", "--values", "255") == 0
+    assert open_layer(tmp_path / "a.fgb").count == 2
+    shares = write_raster(tmp_path / "p.tif", np.full((2, 10, 10), 0.75, np.float32), descriptions=["roof", "tree"])
+    asked = ("--threshold", "0.7", "--band", "tree")
+    assert run("vectorize", shares, "-o", tmp_path / "b.parquet", *asked) == 0
+    frame = geopandas.read_parquet(tmp_path / "b.parquet")
+    assert frame["class"].tolist() == ["tree"] and frame["confidence"].tolist() == [0.75]
+    capsys.readouterr()
+    assert run("vectorize", mask, "-o", tmp_path / "c.fgb", "--values", "1-") == 1
+    assert "as 1,5-7" in capsys.readouterr().err
+    assert (
+        run("vectorize", write_raster(tmp_path / "m.tif", np.full((4, 4), 255, np.uint8)), "-o", tmp_path / "d.shp")
+        == 0
+    )
+    assert "--values 255" in capsys.readouterr().out

@@ -241,6 +241,16 @@ def test_a_frame_of_any_zoom_is_what_that_grid_holds(world: Path, zoom: float) -
     assert set(np.unique(labels[pixels.valid])) <= {0, 1} and (labels[~pixels.valid] == 255).all()
 
 
+def test_a_frame_may_be_finer_along_one_axis(world: Path) -> None:
+    (scene,) = dataset(world).scenes()
+    window = Frame((80, 40), (2.0, 1.0)).around(scene.geobox, 25, 35)
+    _, labels = scene.read_on(window)
+    assert window.extent.boundingbox.span_x == window.extent.boundingbox.span_y == 40
+    # The square of 30 m fills 60 rows and 30 columns.
+    assert (labels == 1).any(1).sum() == pytest.approx(60, abs=1)
+    assert (labels == 1).any(0).sum() == pytest.approx(30, abs=1)
+
+
 def test_a_frame_lies_on_the_ground_where_it_fits(world: Path) -> None:
     (scene,) = dataset(world).scenes()
     for row, col in ((0, 0), (119, 159), (60, 3)):

@@ -13,7 +13,7 @@ from worlds import noise, write_raster
 
 from gimseg import delivery
 from gimseg.delivery import default_outputs, deliver, deliver_each
-from gimseg.errors import OutputError, PredictionError
+from gimseg.errors import OutputError, PredictionError, TilingError
 from gimseg.products import Products
 
 
@@ -38,7 +38,7 @@ def test_endings_say_what_is_wanted(image: Path, tmp_path: Path) -> None:
     only_layer = deliver(image, brightness_model(), out / "p.gpkg")
     assert only_layer.mask is None and only_layer.layers and only_layer.layers.count == 5
     assert names(out) == {"m.tif", "m.tif.aux.xml", "m.qml", "p.gpkg", "p.qml"}
-    frame = geopandas.read_file(out / "p.gpkg")
+    frame = geopandas.read_file(out / "p.gpkg", layer="polygons")
     assert list(frame["area_m2"].round(0)) == pytest.approx([96] * 5, rel=0.01) and set(frame["class"]) == {"bright"}
 
 
@@ -86,6 +86,9 @@ def test_what_cannot_be_written_is_told_before_any_work(image: Path, tmp_path: P
     ):
         with pytest.raises(OutputError, match=told):
             deliver(image, brightness_model(), outputs)
+    for shaping in ({"coverage": True}, {"coverage": True, "simplify_m": 1, "connectivity": 8}, {"instances": "size"}):
+        with pytest.raises(TilingError):
+            deliver(image, brightness_model(), tmp_path / "a.gpkg", **shaping)
     assert names(tmp_path) == {"image.tif"}
 
 

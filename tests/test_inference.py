@@ -18,6 +18,7 @@ import torch
 from networks_for_tests import Constant, Reach, brightness_model, model
 from worlds import noise, north_up, write_raster
 
+from gimseg.backends import backend_by_name
 from gimseg.errors import GimsegError, OutputError, PredictionError, RasterError, ResumeError
 from gimseg.inference import Predictor, predict
 from gimseg.legend import Legend
@@ -150,8 +151,10 @@ def test_blocks_without_a_valid_pixel_do_not_reach_the_network(tmp_path: Path, m
     raster = write_raster(tmp_path / "image.tif", image, nodata=0)
     predictor = Predictor(brightness_model())
     asked = []
-    logits = predictor.backend.logits
-    monkeypatch.setattr(predictor.backend, "logits", lambda images: (asked.append(len(images)), logits(images))[1])
+    backend = backend_by_name(predictor.model, predictor.device, "torch float32")
+    predictor._backends[backend.name] = backend
+    logits = backend.logits
+    monkeypatch.setattr(backend, "logits", lambda images: (asked.append(len(images)), logits(images))[1])
     predictor.predict(raster, tmp_path / "mask.tif", window=32, block_size=32)
     assert sum(asked) == 1
 

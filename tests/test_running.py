@@ -18,8 +18,8 @@ import torch
 from networks_for_tests import Reach, brightness_model, model
 from worlds import noise, write_raster
 
-from gimseg.backends import DeviceMemoryError
-from gimseg.errors import PredictionError, RasterError
+from gimseg.backends import backend_by_name
+from gimseg.errors import DeviceMemoryError, PredictionError, RasterError
 from gimseg.inference import Predictor, predict
 from gimseg.parts import parts_folder
 
@@ -141,8 +141,7 @@ class Small:
 
 def small_predictor(pixels: int, batch: int) -> tuple[Predictor, Small]:
     predictor = Predictor(model(Reach(4), mean=(127.0,), std=(70.0,), halo=4), batch=batch)
-    backend = Small(predictor.backend, pixels)
-    predictor.backend = backend
+    backend = Small(backend_by_name(predictor.model, predictor.device, "torch float32"), pixels)
     predictor._backends = {backend.name: backend}
     return predictor, backend
 

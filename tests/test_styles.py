@@ -114,7 +114,7 @@ def test_qgis_opens_mask_and_polygons_in_the_colours_of_the_legend(tmp_path: Pat
             "crs": UTM,
             "renderer": "categorizedSymbol",
             "count": 2,
-            "fields": ["class", "class_id", "area_m2"],
+            "fields": ["id", "class", "class_id", "area_m2", "perim_m", "date"],
             "labels": False,
             "attribute": "class",
             "classes": [["tin & <tar>", "#0072b2"], ["Ziegel – rot", "#d55e00"]],

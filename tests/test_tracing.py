@@ -10,19 +10,27 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from rasterio.features import rasterize, shapes
 
-from gimseg.tracing import Tracer, trace
+from gimseg.tracing import Tracer, strip_of, trace
 
 Polygons = list[tuple[int, str]]
 
 
-def in_one_pass(mask: np.ndarray) -> Polygons:
-    """What GDAL gives for the whole mask, in a form that can be compared."""
-    found = shapes(mask, mask=mask != 0, connectivity=4)
-    return sorted((int(value), shapely.geometry.shape(outline).normalize().wkt) for outline, value in found)
+def in_one_pass(mask: np.ndarray, connectivity: int = 4) -> Polygons:
+    """What GDAL gives for the whole mask, in a form that can be compared.
+
+    Where two parts of an 8-connected region touch at a corner, GDAL's ring touches
+    itself; made valid, it is the multipolygon of the parts.
+    """
+    found = list(shapes(mask, mask=mask != 0, connectivity=connectivity))
+    outlines = shapely.make_valid([shapely.geometry.shape(outline) for outline, _ in found], method="structure")
+    if connectivity == 8:
+        outlines = [shapely.multipolygons(shapely.get_parts(outline)) for outline in outlines]
+    pairs = zip(found, outlines, strict=True)
+    return sorted((int(value), outline.normalize().wkt) for (_, value), outline in pairs)
 
 
-def in_strips(mask: np.ndarray, cuts: list[int]) -> Polygons:
-    found = list(trace(np.split(mask, cuts)))
+def in_strips(mask: np.ndarray, cuts: list[int], connectivity: int = 4) -> Polygons:
+    found = list(trace(np.split(mask, cuts), connectivity))
     pairs = [(value, polygon) for some in found for value, polygon in zip(some.values, some.polygons, strict=True)]
     assert all(polygon.is_valid for _, polygon in pairs)
     return sorted((int(value), polygon.normalize().wkt) for value, polygon in pairs)
@@ -81,18 +89,22 @@ WORLDS = {
 
 @pytest.mark.parametrize("name", WORLDS)
 @pytest.mark.parametrize("rows", [1, 2, 7, 1000])
-def test_polygons_are_those_of_one_pass(name: str, rows: int) -> None:
+@pytest.mark.parametrize("connectivity", [4, 8])
+def test_polygons_are_those_of_one_pass(name: str, rows: int, connectivity: int) -> None:
     mask = WORLDS[name]
-    assert in_strips(mask, list(range(rows, len(mask), rows))) == in_one_pass(mask)
+    cuts = list(range(rows, len(mask), rows))
+    assert in_strips(mask, cuts, connectivity) == in_one_pass(mask, connectivity)
 
 
 @settings(max_examples=300, deadline=None)
 @given(
     hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 2)),
     st.sets(st.integers(1, 8)),
+    st.sampled_from([4, 8]),
 )
-def test_any_small_mask_cut_anywhere(mask: np.ndarray, cuts: set[int]) -> None:
-    assert in_strips(mask, sorted(cut for cut in cuts if cut < len(mask))) == in_one_pass(mask)
+def test_any_small_mask_cut_anywhere(mask: np.ndarray, cuts: set[int], connectivity: int) -> None:
+    inside = sorted(cut for cut in cuts if cut < len(mask))
+    assert in_strips(mask, inside, connectivity) == in_one_pass(mask, connectivity)
 
 
 def test_holes_that_touch_the_outside_or_each_other_at_a_point_are_holes() -> None:
@@ -119,15 +131,25 @@ def test_burnt_polygons_are_the_mask(name: str) -> None:
 
 
 def test_a_region_is_given_by_the_strip_that_closes_it() -> None:
-    tracer = Tracer(4)
-    assert list(tracer.feed(np.array([[1, 0, 2, 2], [0, 0, 2, 0]], np.uint8)).values) == [1]
-    assert list(tracer.feed(np.array([[3, 0, 0, 0], [3, 0, 4, 0]], np.uint8)).values) == [2]
-    assert sorted(tracer.finish().values) == [3, 4]
+    strips = np.array([[1, 0, 2, 2], [0, 0, 2, 0]], np.uint8), np.array([[3, 0, 0, 0], [3, 0, 4, 0]], np.uint8)
+    assert [sorted(done.values.tolist()) for done in trace(strips)] == [[1], [2], [3, 4]]
 
 
 def test_finished_regions_leave_nothing_behind() -> None:
     tracer = Tracer(64)
-    for _ in range(50):
-        tracer.feed(np.kron(np.eye(16), np.ones((4, 4))).astype(np.uint8) * np.uint8(9))
-        tracer.feed(np.zeros((1, 64), np.uint8))
+    for row in range(0, 50 * 65, 65):
+        tracer.feed(strip_of(np.kron(np.eye(16), np.ones((4, 4))).astype(np.uint8) * np.uint8(9), row))
+        tracer.feed(strip_of(np.zeros((1, 64), np.uint8), row + 64))
         assert tracer._held == []
+
+
+@pytest.mark.slow
+def test_one_object_as_large_as_the_raster_with_a_million_vertices() -> None:
+    """Spines that hang from the first row, with a tooth in every other one."""
+    rows, columns = np.indices((1600, 1600))
+    mask = ((rows == 0) | (columns % 4 == 0) | ((columns % 4 == 1) & (rows % 2 == 0))).astype(np.uint8)
+    (polygon,) = (one for some in trace(np.array_split(mask, 9)) for one in some.polygons)
+    assert shapely.get_num_coordinates(polygon) > 1_000_000
+    assert polygon.bounds == (0, 0, 1600, 1600) and polygon.area == mask.sum()
+    ((outline, _),) = shapes(mask, mask=mask != 0)
+    assert shapely.equals_exact(shapely.normalize(shapely.geometry.shape(outline)), shapely.normalize(polygon))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 import sqlite3
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pyarrow.parquet
 import pyproj
 import pytest
 import shapely
@@ -31,7 +33,7 @@ GRID = GeoBox((60, 80), Affine(2.0, 0, 500_000, 0, -2.0, 5_600_120), UTM)
 CLASSES = Legend.from_dict({"field": "class", "classes": ["tin", "Gebäude 中"]})
 FIELDS = {"class": "str", "class_id": "int32", "area_m2": "float64"}
 NO_CODE = pyproj.CRS("+proj=aea +lat_0=23 +lon_0=-96 +lat_1=29.5 +lat_2=45.5 +datum=WGS84 +units=m")
-ENDINGS = [".shp", ".gpkg", ".fgb", ".geojson", ".parquet"]
+ENDINGS = [".shp", ".gpkg", ".fgb", ".geojson", ".geojsonl", ".parquet"]
 
 
 def ground(col: float, row: float, grid: GeoBox = GRID) -> tuple[float, float]:
@@ -342,14 +344,17 @@ def test_what_is_written_reads_back(tmp_path: Path, ending: str, crs: object, co
         else frame([box(i, i, 2, 2) for i in range(count)], crs=crs)
     )
     chunks: Iterator[gpd.GeoDataFrame] = (table[i : i + 3] for i in range(0, max(count, 1), 3))
-    if ending == ".geojson" and crs is None:
+    if ending.startswith(".geojson") and crs is None:
         with pytest.raises(OutputError, match="no CRS"):
             write_features(path, chunks, fields=FIELDS, crs=crs)
         return
     assert write_features(path, chunks, fields=FIELDS, crs=crs) == count
+    if ending == ".geojsonl" and count == 0:
+        assert path.read_bytes() == b""
+        return
     layer = open_layer(path)
     assert layer.count == count
-    if ending != ".geojson":
+    if not ending.startswith(".geojson"):
         assert layer.fields == tuple(FIELDS)
         assert (layer.crs is None) == (crs is None)
         assert crs is None or layer.crs.proj.to_3d().equals(pyproj.CRS(crs).to_3d()) or ending == ".shp"
@@ -358,16 +363,38 @@ def test_what_is_written_reads_back(tmp_path: Path, ending: str, crs: object, co
         back = back.sort_values("class_id")
         assert back["class"].tolist() == table["class"].tolist()
         assert back["area_m2"].tolist() == table["area_m2"].tolist()
-        expected = table.geometry if ending != ".geojson" else table.to_crs("EPSG:4326").geometry
+        expected = table.geometry if not ending.startswith(".geojson") else table.to_crs("EPSG:4326").geometry
         assert (shapely.hausdorff_distance(back.geometry.to_numpy(), expected.to_numpy()) < 1e-6).all()
     assert not list(tmp_path.glob(".*")), "nothing hidden is left"
 
 
-def test_geojson_is_right_handed_in_degrees(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", [".geojson", ".geojsonl"])
+def test_geojson_is_right_handed_in_degrees(tmp_path: Path, ending: str) -> None:
     clockwise = shapely.reverse(shapely.orient_polygons(box(1, 1, 2, 2)))
-    write_features(tmp_path / "a.geojson", frame([clockwise]), fields=FIELDS, crs=UTM)
-    back = gpd.read_file(tmp_path / "a.geojson")
+    write_features(tmp_path / f"a{ending}", frame([clockwise]), fields=FIELDS, crs=UTM)
+    back = gpd.read_file(tmp_path / f"a{ending}")
     assert back.crs == "EPSG:4326" and shapely.is_ccw(back.geometry[0].exterior)
+
+
+@pytest.mark.parametrize("ending", [".geojson", ".geojsonl"])
+def test_geojson_is_cut_at_the_antimeridian(tmp_path: Path, ending: str) -> None:
+    across = shapely.box(819_000, -1_882_500, 820_000, -1_882_000)  # 180 degrees lies inside
+    write_features(tmp_path / f"a{ending}", frame([across], crs="EPSG:32660"), fields=FIELDS, crs="EPSG:32660")
+    (found,) = gpd.read_file(tmp_path / f"a{ending}").geometry
+    assert len(found.geoms) == 2 and all(part.bounds[2] - part.bounds[0] < 0.01 for part in found.geoms)
+
+
+def test_geoparquet_is_read_by_place(tmp_path: Path) -> None:
+    table = frame([box(5 * i, 5 * i, 2, 2) for i in range(40)])
+    write_features(tmp_path / "a.parquet", (table[i : i + 10] for i in range(0, 40, 10)), fields=FIELDS, crs=UTM)
+    near = tuple(table.geometry[7].bounds)
+    assert gpd.read_parquet(tmp_path / "a.parquet", bbox=near)["class_id"].tolist() == [7]
+    assert list(gpd.read_parquet(tmp_path / "a.parquet")) == [*FIELDS, "geometry"]
+    said = json.loads(pyarrow.parquet.read_schema(tmp_path / "a.parquet").metadata[b"geo"])
+    assert said["version"] == "1.1.0" and said["columns"]["geometry"]["geometry_types"] == ["Polygon"]
+    assert said["columns"]["geometry"]["bbox"] == pytest.approx(table.total_bounds)
+    layer = open_layer(tmp_path / "a.parquet")
+    assert layer.fields == tuple(FIELDS) and layer.bounds == pytest.approx(tuple(table.total_bounds))
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

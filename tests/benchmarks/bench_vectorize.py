@@ -1,26 +1,40 @@
 """Time and memory of `vectorize` against one pass of GDAL over the whole mask.
 
-Run: python tests/benchmarks/bench_vectorize.py [SIDE]
+Run: python tests/benchmarks/bench_vectorize.py [SIDE ...] [--ways WAY ...] [--same]
+
+Each way runs in a process of its own. Seconds are those of the clock and of all cores
+together; memory is the peak above that of an interpreter that has imported all. --same
+compares the polygons of `vectorize` with those of `rasterio.features.shapes`, one by one.
 """
 
 from __future__ import annotations
 
+import argparse
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
+import geopandas as gpd
 import numpy as np
 import rasterio
+import shapely
+from rasterio.features import shapes
 from rasterio.transform import Affine
 
-WAYS = ("nothing", "trace", "vectorize", "shapes", "shapes and shape", "shapes, shape, write")
+from gimseg.masks import Mask
+from gimseg.tracing import join, read_strips
+from gimseg.vectorization import vectorize
+
+WAYS = ("trace", "vectorize", "shapes", "shapes and shape", "shapes, shape, geopandas", "gdal_polygonize")
 
 
 def write_mask(path: Path, side: int, *, tile: int = 512) -> None:
-    """Buildings, one for each 2000 pixels, some rotated in steps, in a tiled GeoTIFF."""
+    """Buildings, one for each 2000 pixels, some rotated in steps, some on others, in a tiled GeoTIFF."""
     rng = np.random.default_rng(7)
     mask = np.zeros((side, side), np.uint8)
     for row, column in rng.integers(0, side - 40, (side * side // 2000, 2)):
@@ -34,52 +48,84 @@ def write_mask(path: Path, side: int, *, tile: int = 512) -> None:
         dataset.write(mask, 1)
 
 
+def with_gdal(way: str, path: Path) -> int:
+    """One of the ways that see the whole mask at once; the number of polygons."""
+    with rasterio.open(path) as dataset:
+        mask, transform = dataset.read(1), dataset.transform
+    found = list(shapes(mask, mask=mask != 0, transform=transform))
+    if way != "shapes":
+        outlines = [shapely.geometry.shape(outline) for outline, _ in found]
+    if way.endswith("geopandas"):
+        frame = gpd.GeoDataFrame({"class_id": [int(value) for _, value in found]}, geometry=outlines, crs=32633)
+        frame.assign(area_m2=frame.area).to_file(path.with_suffix(".gdal.gpkg"))
+    return len(found)
+
+
 def run(way: str, path: Path) -> None:
-    """Do one way in this process; print count, seconds, peak MB."""
-    import geopandas as gpd
-    import shapely
-    from rasterio.features import shapes
-
-    from gimseg.tracing import trace
-    from gimseg.vectorization import _Mask, vectorize
-
+    """Do one way in this process; print count, seconds on the clock and of all cores, peak MB."""
     count = 0
+    before = time.process_time()
     start = time.perf_counter()
     if way == "trace":
-        from gimseg.progress import silent
-
-        count = sum(len(some.values) for some in trace(_Mask.open(path).strips(2048, silent)))
+        mask = Mask.open(path)
+        strips = (strip for cut in mask.cuts(2048) for strip in read_strips(mask, 2048 * 2048, 4, cut))
+        count = sum(len(some.values) for some in join(strips))
     elif way == "vectorize":
         count = vectorize(path, path.with_suffix(".gpkg"), overwrite=True).count
+    elif way == "gdal_polygonize":
+        out = path.with_suffix(".polygonized.gpkg")
+        out.unlink(missing_ok=True)
+        command = ["gdal_polygonize.py", "-q", "-mask", str(path), str(path), str(out)]
+        subprocess.run(command, check=True, capture_output=True)
+        count = gpd.read_file(out, ignore_geometry=True).shape[0]
     elif way.startswith("shapes"):
-        with rasterio.open(path) as dataset:
-            mask, transform = dataset.read(1), dataset.transform
-        found = list(shapes(mask, mask=mask != 0, transform=transform))
-        count = len(found)
-        if way != "shapes":
-            outlines = [shapely.geometry.shape(outline) for outline, _ in found]
-        if way.endswith("write"):
-            frame = gpd.GeoDataFrame({"class_id": [int(value) for _, value in found]}, geometry=outlines, crs=32633)
-            frame.assign(area_m2=frame.area).to_file(path.with_suffix(".gpkg"))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{count} {time.perf_counter() - start} {peak}")
+        count = with_gdal(way, path)
+    seconds = time.perf_counter() - start
+    own, others = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    cpu = time.process_time() - before + others.ru_utime + others.ru_stime
+    print(f"{count} {seconds} {cpu} {(own.ru_maxrss + others.ru_maxrss) / 1024}")
 
 
-def main(side: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "mask.tif"
-        write_mask(path, side)
-        base = 0.0
-        print(f"{side} x {side} px\n{'way':24}{'polygons':>10}{'seconds':>10}{'MB above start':>16}")
-        for way in WAYS:
-            command = [sys.executable, __file__, way, str(path)]
-            count, seconds, peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-            base = base or float(peak)
-            print(f"{way:24}{int(count):10,}{float(seconds):10.2f}{float(peak) - base:16.0f}", flush=True)
+def same(path: Path) -> str:
+    """Whether the layer holds the polygons of one pass of GDAL, each as often."""
+    layer = gpd.read_file(path.with_suffix(".gpkg"), layer="polygons").geometry.values
+    with rasterio.open(path) as dataset:
+        mask, transform = dataset.read(1), dataset.transform
+    ours, theirs = Counter(shapely.to_wkb(shapely.normalize(layer)).tolist()), Counter[bytes]()
+    for outline, _ in shapes(mask, mask=mask != 0, transform=transform):
+        theirs[shapely.to_wkb(shapely.normalize(shapely.geometry.shape(outline)))] += 1
+    return "the same polygons" if ours == theirs else f"{(ours - theirs).total()} polygons differ"
+
+
+def main(sides: list[int], ways: list[str], compare: bool) -> None:
+    for side in sides:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "mask.tif"
+            write_mask(path, side)
+            base = 0.0
+            print(
+                f"{side} x {side} px\n{'way':26}{'polygons':>10}{'seconds':>10}{'all cores':>10}{'MB above start':>16}"
+            )
+            for way in ["nothing", *ways]:
+                if way == "gdal_polygonize" and shutil.which("gdal_polygonize.py") is None:
+                    continue
+                command = [sys.executable, __file__, "--way", way, str(path)]
+                done = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+                count, seconds, cpu, peak = (float(text) for text in done)
+                base = base or peak
+                print(f"{way:26}{count:10,.0f}{seconds:10.2f}{cpu:10.2f}{peak - base:16.0f}", flush=True)
+            if compare:
+                print(f"vectorize and shapes give {same(path)}", flush=True)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        run(sys.argv[1], Path(sys.argv[2]))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--way", nargs=2, metavar=("WAY", "MASK"))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--same", action="store_true")
+    parser.add_argument("sides", type=int, nargs="*", default=[4000])
+    given = parser.parse_args()
+    if given.way:
+        run(given.way[0], Path(given.way[1]))
     else:
-        main(int(sys.argv[1]) if len(sys.argv) > 1 else 4000)
+        main(given.sides, given.ways, given.same)

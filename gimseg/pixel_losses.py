@@ -1,0 +1,161 @@
+"""Losses that add up pixels: cross-entropies, focal losses, the border weights of U-Net.
+
+Logits (N, C, H, W), labels (N, H, W); conventions in :mod:`gimseg.losses`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gimseg.distance_maps import border_weights
+from gimseg.errors import LossError
+from gimseg.labelled_logits import LabelledLogits, check_options, finite_power
+
+
+def bce_loss(logits: Tensor, labels: Tensor, *, pos_weight: float = 1.0, neg_weight: float = 1.0) -> Tensor:
+    """Binary cross-entropy of logits: mean over labelled pixels (and channels), in nats.
+
+    Several channels are as many questions, each a sigmoid: is the pixel of this class,
+    or not? The background is one of them. ``ce`` asks one question of all, and is the
+    better calibrated.
+
+    Args:
+        logits: (N, C, H, W).
+        labels: (N, H, W), 255 unlabelled.
+        pos_weight: factor on pixels of the channel's class (one channel: of objects).
+        neg_weight: factor on all others.
+
+    Raises:
+        LossError: shapes, labels or arguments that do not fit.
+
+    Source: torch's ``BCEWithLogitsLoss``; its pos_weight is the same, a neg_weight it
+    has not. The mean is over pixels, not over weights.
+    """
+    check_options(pos_weight=pos_weight, neg_weight=neg_weight)
+    batch = LabelledLogits.of(logits, labels)
+    truth = batch.is_class[:, 1:] if batch.is_binary else batch.is_class
+    weights = torch.where(truth, pos_weight, neg_weight).to(batch.logits.dtype)
+    losses = F.binary_cross_entropy_with_logits(batch.logits, truth.to(batch.logits.dtype), weights, reduction="none")
+    return batch.mean(losses.mean(dim=1))
+
+
+def cross_entropy_loss(logits: Tensor, labels: Tensor, *, class_weights: Sequence[float] | None = None) -> Tensor:
+    """Cross-entropy of logits: mean over labelled pixels, in nats; one channel gives the same as ``bce``.
+
+    Args:
+        logits: (N, C, H, W).
+        labels: (N, H, W), 255 unlabelled.
+        class_weights: one a class, background first (two if C = 1). The mean is
+            the weighted one: divided by the weights of the labelled pixels.
+
+    Raises:
+        LossError: shapes, labels or weights that do not fit.
+
+    Source: torch's ``CrossEntropyLoss``, whose weights and mean are the same; a batch
+    without a label is NaN there and 0 here.
+    """
+    batch = LabelledLogits.of(logits, labels)
+    return batch.mean(batch.entropy, _class_weights(batch, class_weights))
+
+
+def focal_loss(logits: Tensor, labels: Tensor, *, fg_weight: float = 0.25, exponent: float = 2.0) -> Tensor:
+    """Focal loss of logits: mean over labelled pixels of -w·(1 - p_t) ** exponent·log p_t.
+
+    Several classes go through one softmax (in smp: a sigmoid each).
+
+    Args:
+        logits: (N, C, H, W).
+        labels: (N, H, W), 255 unlabelled.
+        fg_weight: w of object pixels, alpha of the paper; the background's is 1 - fg_weight.
+        exponent: gamma of the paper; 0 leaves the cross-entropy.
+
+    Raises:
+        LossError: shapes, labels or arguments that do not fit.
+
+    Source: Lin et al. 2017, arXiv 1708.02002. The paper divides by the number of objects,
+    the mean here is over labelled pixels. Its alpha of 0.25 weighs objects *less*; with
+    few of them, 0.75 or more finds them sooner.
+    """
+    check_options(fg_weight=fg_weight, exponent=exponent)
+    if fg_weight > 1:
+        raise LossError(f"fg_weight is a share, 0 to 1; given is {fg_weight:g}")
+    batch = LabelledLogits.of(logits, labels)
+    weights = (1 - fg_weight) + (2 * fg_weight - 1) * (batch.classes > 0).to(batch.logits.dtype)
+    return batch.mean(weights * focused_entropy(batch, exponent))
+
+
+def partial_cross_entropy_loss(logits: Tensor, labels: Tensor, *, exponent: float = 2.0) -> Tensor:
+    """Partial cross-entropy of logits, for points: Σ m·(1 - p_t) ** exponent·CE / Σ m, m = labelled.
+
+    It is made for labels that are nearly all 255. Where points of easy ground are many,
+    the focal term keeps them from drowning the others.
+
+    Args:
+        logits: (N, C, H, W).
+        labels: (N, H, W), 255 unlabelled.
+        exponent: of the focal term; 0 leaves ``ce``.
+
+    Raises:
+        LossError: shapes, labels or arguments that do not fit.
+
+    Source: remote sensing from point annotations; torch's ``ignore_index`` with exponent 0,
+    but 0 instead of NaN where nothing is labelled.
+    """
+    check_options(exponent=exponent)
+    batch = LabelledLogits.of(logits, labels)
+    return batch.mean(focused_entropy(batch, exponent))
+
+
+def border_cross_entropy_loss(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    border: float = 10.0,
+    sigma: float = 5.0,
+    class_weights: Sequence[float] | None = None,
+) -> Tensor:
+    """Cross-entropy of logits, weighted up between objects that nearly touch, so that they stay apart.
+
+    Args:
+        logits: (N, C, H, W).
+        labels: (N, H, W), 255 unlabelled.
+        border: weight added in the gap between two objects, w0 of the paper.
+        sigma: width of the gap that it is meant for, px: give about 1.5 m in pixels.
+        class_weights: one a class, background first; w_c of the paper.
+
+    Returns:
+        the weighted mean: divided by the weights of the labelled pixels (the paper sums).
+
+    Raises:
+        LossError: shapes, labels or arguments that do not fit.
+
+    Source: Ronneberger et al. 2015, arXiv 1505.04597; the map is
+    :func:`gimseg.distance_maps.border_weights`.
+    """
+    check_options(border=border, sigma=sigma)
+    batch = LabelledLogits.of(logits, labels)
+    weights = border_weights(batch.classes, border=border, sigma=sigma).to(batch.logits.dtype)
+    return batch.mean(batch.entropy, weights * _class_weights(batch, class_weights))
+
+
+def focused_entropy(batch: LabelledLogits, exponent: float) -> Tensor:
+    """(1 - p_t) ** exponent·-log p_t of each pixel, (N, H, W)."""
+    return finite_power(-torch.expm1(-batch.entropy), exponent) * batch.entropy
+
+
+def _class_weights(batch: LabelledLogits, class_weights: Sequence[float] | None) -> Tensor:
+    """The weight of each pixel by its class, (N, H, W)."""
+    if class_weights is None:
+        return torch.ones_like(batch.entropy)
+    check_options(class_weights=tuple(class_weights))
+    classes = batch.class_logits.shape[1]
+    if len(class_weights) != classes:
+        raise LossError(
+            f"class_weights has {len(class_weights)} numbers, needed is one a class: {classes}, the background first"
+        )
+    table = torch.tensor(tuple(class_weights), dtype=batch.logits.dtype, device=batch.logits.device)
+    return table[batch.classes]
