@@ -38,7 +38,6 @@ class ArrayPixels:
     nodata: float | None
     bands: tuple[int, ...]
     path: str = _NAME
-    block: tuple[int, int] = (256, 256)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -91,7 +91,6 @@ class _Shares:
     path: str = "the prediction"
     dtype: str = "uint8"
     in_strips: bool = False
-    block: tuple[int, int] = (256, 256)
 
     @property
     def bands(self) -> tuple[int, ...]:
