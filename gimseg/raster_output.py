@@ -97,8 +97,6 @@ def new_raster(
     with staged(output) as temporary:
         try:
             with _quiet(), rasterio.open(temporary, "w", **profile) as dataset:
-                if colours:
-                    dataset.write_colormap(1, dict(colours))
                 for band, name in enumerate(band_names, 1):
                     dataset.set_band_description(band, name)
                 if scale is not None:
@@ -109,6 +107,10 @@ def new_raster(
             # The mean of class numbers would be another class.
             exact = scale is None and np.dtype(dtype).kind in "iub"
             _build_overviews(temporary, geobox.shape, Resampling.mode if exact else Resampling.average)
+            if colours:
+                # After the overviews, which get them too: of a raster with colours GDAL holds whole rows to make these.
+                with rasterio.open(temporary, "r+") as dataset:
+                    dataset.write_colormap(1, dict(colours))
             if cog:
                 _lay_out_as_cog(temporary)
         except GDAL_ERRORS as error:
