@@ -94,12 +94,14 @@ class Engine:
         backend: its name; "": still to be chosen.
         batch: windows at once.
         window: largest side of a window, px; None: chosen from model and device.
+        note: why this backend, for people.
     """
 
     device: torch.device
     backend: str = ""
     batch: int = 1
     window: int | None = None
+    note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that pin a run."""
@@ -199,9 +201,8 @@ class Plan:
 
     def computed_by(self, backend: str, note: str = "") -> Plan:
         """The same plan, computed by the backend of this name."""
-        engine = replace(self.engine, backend=backend)
-        identity = {**self.identity, "engine": engine.to_dict()}
-        return replace(self, engine=engine, identity=identity, notes=(*self.notes, *([note] if note else [])))
+        engine = replace(self.engine, backend=backend, note=note)
+        return replace(self, engine=engine, identity={**self.identity, "engine": engine.to_dict()})
 
     def text(self, seconds: float | None = None) -> str:
         """Lines for people.
@@ -216,6 +217,7 @@ class Plan:
         kept = f"of which neighbours share {2 * lattice.halo} px" if lattice.blend else f"halo {lattice.halo} px"
         if math.prod(lattice.counts) == 1:
             kept = "the whole raster"
+        why = f" ({self.engine.note})" if self.engine.note else ""
         lines = [
             f"{raster.path}: {raster.shape[1]} x {raster.shape[0]} px of {own} {raster.unit}, "
             f"bands {list_bands(raster.bands)}, {raster.dtype}{resampled}",
@@ -223,7 +225,7 @@ class Plan:
             f"{', '.join(self.legend.names)}" + (", brought back to the input's own pixels" if self.matches else ""),
             f"{self.windows:,} windows of {lattice.window[1]} x {lattice.window[0]} px, {kept}: "
             f"{lattice.cost:.2f} times the pixels; in {len(self.blocks):,} blocks",
-            f"{self.engine.device.type}, {self.engine.backend}; about {_megabytes(self.memory_bytes)} of memory "
+            f"{self.engine.device.type}, {self.engine.backend}{why}; about {_megabytes(self.memory_bytes)} of memory "
             f"besides the network's, {_megabytes(self.disk_bytes)} of disk"
             + (f", {format_duration(seconds)}" if seconds is not None else ""),
         ]

@@ -97,7 +97,7 @@ def taper(window: Window, lattice: Lattice) -> tuple[torch.Tensor, torch.Tensor]
     neighbours add up to 1; at the raster's own edge they stay 1.
 
     Example:
-        >>> lattice = Lattice((100, 64), (64, 64), halo=2, stride=4, blend=True)
+        >>> lattice = Lattice((100, 64), (64, 64), halo=2, stride=2, blend=True)
         >>> rows, cols = taper(lattice.window_at(0, 0), lattice)
         >>> [round(float(weight), 2) for weight in rows[-5:]], float(cols.min())
         ([1.0, 0.96, 0.69, 0.31, 0.04], 1.0)

@@ -144,7 +144,7 @@ def test_what_predict_delivers_is_said_by_options(tmp_path: Path, capsys: pytest
     options = ["--probabilities", "--uncertainty", "margin", "--threshold", "building=0.3", "--cog", "--stac"]
     assert main(["predict", pattern, "-o", named, *options]) == 0
     told = capsys.readouterr()
-    assert "a_m.tif: 70 x 60 px" in told.out and "beside it b_m_probabilities.tif" in told.out
+    assert "a_m.tif: 84 x 72 px" in told.out and "beside it b_m_probabilities.tif" in told.out
     made = {"m.tif", "m.tif.aux.xml", "m.qml", "m.json"}
     made |= {f"m_{kind}.{ending}" for kind in ("probabilities", "uncertainty") for ending in ("tif", "qml")}
     assert {path.name for path in out.iterdir()} == {f"{stem}_{name}" for stem in "ab" for name in made}
