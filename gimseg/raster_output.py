@@ -153,6 +153,9 @@ def _profile(geobox: GeoBox, count: int, dtype: str, nodata: float | None) -> di
         "nodata": nodata,
         "crs": geobox.crs.to_wkt() if geobox.crs is not None else None,
         "transform": geobox.affine,
+        # Or the last of two or four bands of bytes would be taken for transparency.
+        "photometric": "minisblack",
+        "alpha": "unspecified",
         "tiled": True,
         "blockxsize": tile,
         "blockysize": tile,

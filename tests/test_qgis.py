@@ -229,7 +229,7 @@ def test_the_same_project_has_the_same_bytes_and_no_path_of_its_maker(world: Res
     assert str(tmp_path) not in text and project_xml(project, tmp_path / "out") == text
     found = {element.text for element in ElementTree.fromstring(text).iter("datasource")}
     assert found == {
-        "./houses.gpkg|layername=houses",
+        "./houses.gpkg|layername=polygons",
         "./aoi.geojson",
         "./mask_uncertainty.tif",
         "./mask_probabilities.tif",

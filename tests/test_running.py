@@ -51,7 +51,8 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bytes(tmp_path: Path) -> 
     raster = str(write_raster(tmp_path / "image.tif", noise((200, 200))))
     whole, output = tmp_path / "whole.tif", tmp_path / "mask.tif"
     run = start(RUN, raster=raster, output=str(whole))
-    assert run.wait(120) == 0
+    run.communicate(timeout=120)
+    assert run.returncode == 0
     random = np.random.default_rng(0)
     kills = 0
     while kills < 20:
@@ -130,7 +131,7 @@ class Small:
     """A backend of a device that holds so many pixels at once."""
 
     def __init__(self, inner: object, pixels: int) -> None:
-        self.inner, self.name, self.pixels, self.shapes = inner, inner.name, pixels, []
+        self.inner, self.name, self.note, self.pixels, self.shapes = inner, inner.name, "", pixels, []
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         self.shapes.append((images.shape[0], *images.shape[2:]))
