@@ -20,7 +20,7 @@ from gimseg.labelled_logits import LabelledLogits, check_options
 
 
 def boundary_loss(logits: Tensor, labels: Tensor, *, cap: float = 32.0) -> Tensor:
-    """Boundary loss of logits: mean of |p - g| times the distance from the true border.
+    """Boundary loss of logits: mean of the distance of p from g times the distance from the true border.
 
     To be added to a region loss, rising: ``dice + ramp(0, 1)*boundary``. By itself it
     forgives what is near the border.

@@ -100,7 +100,7 @@ class LabelledLogits:
 
     @cached_property
     def errors(self) -> Tensor:
-        """|p - g| of each class, 0 to 1, (N, K, H, W); it means nothing where unlabelled."""
+        """Distance of p from g of each class, 0 to 1, (N, K, H, W); it means nothing where unlabelled."""
         return torch.where(self.is_class, 1 - self.probabilities, self.probabilities)
 
     @cached_property

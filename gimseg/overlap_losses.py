@@ -266,7 +266,7 @@ def lovasz_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
     One channel has the hinge form, max(0, 1 - signed logit): it is 0 from a logit of 1 on
     the right side, and convex in the logits. Several channels have the softmax form, of
-    |g - p|.
+    the distance of g from p.
 
     Args:
         logits: (N, C, H, W).

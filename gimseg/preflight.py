@@ -346,7 +346,7 @@ def choose_blocks(view: RasterView, lattice: Lattice, channels: int, side: int |
         return Blocks.of_side(lattice, math.isqrt(BLEND_BYTES // (4 * (channels + 1))))
     pixels = BLOCK_BYTES / _pixel_bytes(view)
     if view.file.in_strips:
-        return Blocks.of_side(lattice, lattice.cell[0], max(int(2 * pixels / lattice.window[0]), 1))
+        return Blocks.of_side(lattice, lattice.cell[0], max(int(pixels / lattice.window[0]), 1))
     return Blocks.of_side(lattice, int(math.sqrt(pixels)))
 
 
