@@ -92,7 +92,7 @@ def run_demo(
     *,
     seed: int = 1,
     size: int = 1536,
-    epochs: int = 6,
+    epochs: int = 4,
     device: str = "auto",
     overwrite: bool = False,
     progress: Progress = silent,
