@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from gimseg.parts import Parts
 from gimseg.preflight import Plan
 from gimseg.products import SCALE
 from gimseg.progress import Progress
-from gimseg.rasters import RasterWriter, Roi, new_raster
+from gimseg.rasters import Bands, RasterWriter, Roi, new_raster
 from gimseg.tiling import chunks, roi_shape
 
 RUN_TAG = "gimseg_run"
@@ -78,23 +77,20 @@ def plane_slices(plan: Plan) -> dict[str, slice]:
 
 def _writers(plan: Plan, folder: Path) -> Iterator[tuple[slice, AbstractContextManager[RasterWriter]]]:
     """Which planes go to which file."""
-    legend, options, tags = plan.legend, plan.options, _tags(plan)
-    common: dict[str, Any] = {"nodata": UNLABELLED, "cog": options.cog}
-    names = {0: "background", **dict(zip(legend.values, legend.names, strict=True))}
+    legend, tags = plan.legend, _tags(plan)
+    categories = {0: "background", **dict(zip(legend.values, legend.names, strict=True))}
+    measure = (f"uncertainty ({plan.options.products.uncertainty})",)
     bands = {
-        "probabilities": legend.names,
-        "uncertainty": (f"uncertainty ({options.products.uncertainty})",),
+        "classes": Bands(nodata=UNLABELLED, colours=legend.colours, categories=categories),
+        "probabilities": Bands(len(legend.names), UNLABELLED, legend.names, scale=SCALE),
+        "uncertainty": Bands(1, UNLABELLED, measure, scale=SCALE),
     }
-    files = {"classes": plan.output, **options.products.files(plan.output)}
+    shares_tags = {tag: text for tag, text in tags.items() if tag != LEGEND_TAG}
+    files = {"classes": plan.output, **plan.options.products.files(plan.output)}
     for name, planes in plane_slices(plan).items():
+        kept = tags if name == "classes" else shares_tags
         path = folder / files[name].name
-        if name == "classes":
-            shown: dict[str, Any] = {"colours": legend.colours, "category_names": names, "tags": tags}
-            yield planes, new_raster(path, plan.target, **shown, **common)
-        else:
-            shown = {"count": len(bands[name]), "band_names": bands[name], "scale": SCALE}
-            kept = {tag: text for tag, text in tags.items() if tag != LEGEND_TAG}
-            yield planes, new_raster(path, plan.target, **shown, tags=kept, **common)
+        yield planes, new_raster(path, plan.target, bands[name], tags=kept, cog=plan.options.cog)
 
 
 def name_counts(counts: np.ndarray, legend: Legend) -> dict[str, int]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -24,6 +25,8 @@ from rasterio.windows import Window
 from gimseg.errors import OutputError
 from gimseg.outputs import check_outputs, staged
 from gimseg.raster_files import GDAL_ERRORS, Roi
+
+_FINAL = {"compress": "deflate", "zlevel": 6, "bigtiff": "if_safer"}
 
 
 class RasterWriter:
@@ -56,34 +59,60 @@ class RasterWriter:
             raise OutputError(_write_failure(self._output, error)) from error
 
 
+@dataclass(frozen=True)
+class Bands:
+    """What the bands of bytes of a GeoTIFF mean.
+
+    Args:
+        count: how many.
+        nodata: value that says nothing; None: every value says something.
+        names: one a band, or none.
+        colours: value -> (red, green, blue, alpha), for one band.
+        categories: value -> class name, for one band; shown by QGIS and `gdalinfo`, and kept as tags.
+        scale: what the bands hold is their values times this; GDAL and QGIS know it.
+    """
+
+    count: int = 1
+    nodata: float | None = None
+    names: tuple[str, ...] = ()
+    colours: Mapping[int, tuple[int, int, int, int]] | None = None
+    categories: Mapping[int, str] = field(default_factory=dict)
+    scale: float | None = None
+
+    def describe(self, dataset: Any, tags: Mapping[str, str]) -> None:
+        """Write all but the colours, which come after the overviews, into a new dataset."""
+        for band, name in enumerate(self.names, 1):
+            dataset.set_band_description(band, name)
+        if self.scale is not None:
+            dataset.scales, dataset.offsets = (self.scale,) * self.count, (0.0,) * self.count
+        dataset.update_tags(**{**tags, **{f"class_{value}": name for value, name in self.categories.items()}})
+
+
+_PLAIN = Bands()
+
+
 @contextmanager
 def new_raster(
     path: str | os.PathLike[str],
     geobox: GeoBox,
+    bands: Bands = _PLAIN,
     *,
-    count: int = 1,
-    dtype: str = "uint8",
-    nodata: float | None = None,
-    overwrite: bool = False,
-    colours: Mapping[int, tuple[int, int, int, int]] | None = None,
-    band_names: Sequence[str] = (),
     tags: Mapping[str, str] | None = None,
-    category_names: Mapping[int, str] | None = None,
-    scale: float | None = None,
     cog: bool = False,
 ) -> Iterator[RasterWriter]:
-    """Make a large compressed GeoTIFF with overviews, window by window.
+    """Make a large compressed GeoTIFF of bytes with overviews, window by window.
 
     Windows that are whole 512 x 512 tiles are written fastest. When the block ends
-    well, overviews are built (each the commonest value for integers, the mean for
-    floats and for what has a scale), the file is read back whole, and moved to its name.
-    When it does not, nothing is left.
+    well, overviews are built (each the commonest value, or the mean of what has a
+    scale), the file is read back whole, and moved to its name. When it does not,
+    nothing is left.
 
     Args:
-        scale: what the bands hold is their values times this; GDAL and QGIS know it.
+        path: the file, which does not exist yet.
+        geobox: its grid.
+        bands: what they mean.
+        tags: of the whole file.
         cog: laid out as a Cloud Optimized GeoTIFF, overviews first.
-        colours: value -> (red, green, blue, alpha), for one uint8 or uint16 band.
-        category_names: value -> class name; shown by QGIS and `gdalinfo`, and kept as tags.
 
     Yields:
         a :class:`RasterWriter`.
@@ -92,32 +121,26 @@ def new_raster(
         OutputError: the output exists, or cannot be written whole.
     """
     output = Path(path)
-    check_outputs([output], overwrite=overwrite)
-    profile = _profile(geobox, count, dtype, nodata) | {"compress": "deflate", "zlevel": 6, "bigtiff": "if_safer"}
+    check_outputs([output])
+    profile = _profile(geobox, bands.count, "uint8", bands.nodata)
     with staged(output) as temporary:
         try:
-            with _quiet(), rasterio.open(temporary, "w", **profile) as dataset:
-                for band, name in enumerate(band_names, 1):
-                    dataset.set_band_description(band, name)
-                if scale is not None:
-                    dataset.scales, dataset.offsets = (scale,) * count, (0.0,) * count
-                names = {f"class_{value}": name for value, name in (category_names or {}).items()}
-                dataset.update_tags(**{**(tags or {}), **names})
+            with _quiet(), rasterio.open(temporary, "w", **profile, **_FINAL) as dataset:
+                bands.describe(dataset, tags or {})
                 yield RasterWriter(dataset, output)
             # The mean of class numbers would be another class.
-            exact = scale is None and np.dtype(dtype).kind in "iub"
-            _build_overviews(temporary, geobox.shape, Resampling.mode if exact else Resampling.average)
-            if colours:
+            _build_overviews(temporary, geobox.shape, Resampling.mode if bands.scale is None else Resampling.average)
+            if bands.colours:
                 # After the overviews, which get them too: of a raster with colours GDAL holds whole rows to make these.
                 with rasterio.open(temporary, "r+") as dataset:
-                    dataset.write_colormap(1, dict(colours))
+                    dataset.write_colormap(1, dict(bands.colours))
             if cog:
                 _lay_out_as_cog(temporary)
         except GDAL_ERRORS as error:
             raise OutputError(_write_failure(output, error)) from error
         _check_readable(temporary, output)
-        if category_names:
-            _write_categories(temporary, category_names)
+        if bands.categories:
+            _write_categories(temporary, bands.categories)
 
 
 def write_part(path: str | os.PathLike[str], array: np.ndarray, geobox: GeoBox, *, nodata: float | None = None) -> None:

@@ -45,10 +45,11 @@ from gimseg.raster_files import (
     mask_kind,
     open_dataset,
 )
-from gimseg.raster_output import RasterWriter, new_raster, write_part
+from gimseg.raster_output import Bands, RasterWriter, new_raster, write_part
 from gimseg.raster_views import Placement, RasterView
 
 __all__ = [
+    "Bands",
     "Pixels",
     "Raster",
     "RasterView",

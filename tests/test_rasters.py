@@ -25,7 +25,7 @@ from rasterio.warp import Resampling, reproject
 from worlds import TOP_LEFT, UTM, noise, north_up, ramp, write_raster
 
 from gimseg.errors import GridError, OutputError, RasterError
-from gimseg.rasters import Pixels, RasterView, metres_per_unit, new_raster, open_raster, write_part
+from gimseg.rasters import Bands, Pixels, RasterView, metres_per_unit, new_raster, open_raster, write_part
 from gimseg.resampling import Axis, resample
 
 
@@ -520,9 +520,8 @@ def test_what_is_written_in_windows_reads_back(tmp_path: Path) -> None:
     path = tmp_path / "mask.tif"
     colours = {1: (255, 0, 0, 255), 255: (0, 0, 0, 0)}
     names = {0: "background", 1: "roof & wall", 2: "tree"}
-    with new_raster(
-        path, grid_of(array.shape), nodata=255, colours=colours, tags={"MODEL": "m"}, category_names=names
-    ) as out:
+    bands = Bands(nodata=255, colours=colours, categories=names)
+    with new_raster(path, grid_of(array.shape), bands, tags={"MODEL": "m"}) as out:
         for top in range(0, 1100, 512):
             rows = slice(top, min(top + 512, 1100))
             out.write(array[rows], (rows, slice(0, 700)))

@@ -21,7 +21,7 @@ from gimseg import regions, vectorization
 from gimseg.errors import GridError, LegendError, OutputError, RasterError, TilingError
 from gimseg.legend import LEGEND_TAG, Legend, LegendClass
 from gimseg.mask_legends import legend_of_mask
-from gimseg.raster_output import new_raster
+from gimseg.raster_output import Bands, new_raster
 from gimseg.styles import joint_style, raster_style, write_style
 from gimseg.vectorization import vectorize
 
@@ -296,12 +296,8 @@ def test_a_colour_table_gives_colours(tmp_path: Path) -> None:
 
 def test_names_of_values_are_read_with_the_colours(tmp_path: Path) -> None:
     grid = GeoBox((120, 120), north_up(), UTM)
-    with new_raster(
-        tmp_path / "mask.tif",
-        grid,
-        colours=ROOFS.colours,
-        category_names={0: "background", **dict(zip(ROOFS.values, ROOFS.names, strict=True))},
-    ) as raster:
+    names = {0: "background", **dict(zip(ROOFS.values, ROOFS.names, strict=True))}
+    with new_raster(tmp_path / "mask.tif", grid, Bands(colours=ROOFS.colours, categories=names)) as raster:
         raster.write(houses(), (slice(0, 120), slice(0, 120)))
     assert legend_of_mask(tmp_path / "mask.tif") == ROOFS
 
