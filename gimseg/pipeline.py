@@ -25,7 +25,8 @@ def ahead(items: Iterable[T], limit: int = 2) -> Generator[T, None, None]:
     """The same items, made in a thread of their own, at most `limit` before they are asked for.
 
     An error of the thread is raised here. When the one who asks stops, so does the
-    thread, as soon as its item is done; nobody waits for it.
+    thread, as soon as its item is done. That is waited for: a process that ends while a
+    thread is inside a library of C++ is aborted.
 
     Example:
         >>> list(ahead(iter(range(3))))
@@ -55,7 +56,8 @@ def ahead(items: Iterable[T], limit: int = 2) -> Generator[T, None, None]:
             if isinstance(items, Generator):
                 items.close()
 
-    threading.Thread(target=make, name="gimseg-ahead", daemon=True).start()
+    thread = threading.Thread(target=make, name="gimseg-ahead", daemon=True)
+    thread.start()
     try:
         while True:
             kind, item = made.get()
@@ -67,6 +69,7 @@ def ahead(items: Iterable[T], limit: int = 2) -> Generator[T, None, None]:
             yield item  # type: ignore[misc]
     finally:
         stopped.set()
+        thread.join()
 
 
 def map_ahead(work: Callable[[T], R], items: Iterable[T], *, threads: int, limit: int) -> Iterator[R]:
