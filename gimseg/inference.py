@@ -282,7 +282,7 @@ class Predictor:
         predicted = np.full((plan.planes, *plan.lattice.shape), UNLABELLED, np.uint8)
 
         def load(block: Block) -> Loaded:
-            return load_block(plan.view, plan.lattice, block, plan.aoi)
+            return load_block(plan.view, plan.lattice, block, plan.asked)
 
         loaded = map_ahead(load, plan.blocks, threads=1, limit=1)
         for step in Computation(self._network(plan), plan.lattice, plan.engine.batch).run(loaded):
