@@ -15,6 +15,7 @@ LAYERS = (
     "errors",
     "torchvision_ops",
     "outputs",
+    "deployments",
     "progress",
     "crew",
     "legend",
