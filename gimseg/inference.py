@@ -182,7 +182,8 @@ class Predictor:
             started = time.monotonic()
             network.encode(network.probabilities(values, valid)).to_array()
             seconds = time.monotonic() - started
-        return seconds * plan.lattice.cost * math.prod(plan.lattice.shape) / (plan.engine.batch * side**2)
+        pixels = plan.windows * math.prod(plan.lattice.window)
+        return seconds * pixels / (plan.engine.batch * side**2)
 
     def _network(self, plan: Plan) -> Network:
         name = plan.engine.backend
