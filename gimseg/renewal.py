@@ -63,7 +63,8 @@ class Older:
         """
         path = Path(mask)
         found = {"classes": path, **{name: beside for name, beside in products.files(path).items() if beside.exists()}}
-        files = {}
+        files: dict[str, RasterFile] = {}
+        tags: Mapping[str, str] = {}
         for name, file in found.items():
             grid = open_raster(file).geobox
             if grid.shape != geobox.shape or grid.crs != geobox.crs or not _same_place(grid, geobox):

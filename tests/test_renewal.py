@@ -128,7 +128,7 @@ def test_masks_that_do_not_belong_together_are_refused(image: Path, tmp_path: Pa
     old = predict(image, networks(0), output=tmp_path / "old.tif", window=32).path
     small = write_raster(tmp_path / "small.tif", noise((90, 100)))
     other = networks(1, legend=Legend.binary("dark"))
-    for given, raster, options, told in (
+    for predicting, raster, options, told in (
         (networks(1), small, {"aoi": asked}, "one grid"),
         (networks(1, resolution=0.5), image, {"aoi": asked}, "one grid"),
         (other, image, {"aoi": asked}, "classes"),
@@ -136,7 +136,7 @@ def test_masks_that_do_not_belong_together_are_refused(image: Path, tmp_path: Pa
         (networks(1), image, {"aoi": asked, "match_input": True}, "everywhere"),
     ):
         with pytest.raises(GimsegError, match=told):
-            predict(raster, given, output=tmp_path / "both.tif", older=old, **options)  # type: ignore[arg-type]
+            predict(raster, predicting, output=tmp_path / "both.tif", older=old, **options)  # type: ignore[arg-type]
     with pytest.raises(PredictionError, match="unknown model"):
         plain = write_raster(tmp_path / "plain.tif", np.zeros(SHAPE, np.uint8))
         predict(image, networks(1), output=tmp_path / "both.tif", older=plain, aoi=asked)
