@@ -14,9 +14,11 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gimseg.labelled_windows import Sample
+from gimseg.legend import UNLABELLED
 from gimseg.losses import Loss
 from gimseg.metrics import Confusion
 from gimseg.optimisers import OPTIMISERS, schedule_factor
+from gimseg.pixel_losses import distillation_loss
 from gimseg.progress import Progress
 from gimseg.settings import Settings
 from gimseg.torchvision_ops import declare_missing_operators
@@ -36,13 +38,22 @@ class Fit(LightningModule):
         steps: number of batches of the whole training.
         classes: number of classes with the background.
         log: CSV file that gets a row an epoch.
+        teacher: network whose answer is kept where there is no label.
     """
 
     def __init__(
-        self, network: torch.nn.Module, loss: Loss, settings: Settings, steps: int, classes: int, log: Path
+        self,
+        network: torch.nn.Module,
+        loss: Loss,
+        settings: Settings,
+        steps: int,
+        classes: int,
+        log: Path,
+        teacher: torch.nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.network = network
+        self.teacher = teacher.requires_grad_(False) if teacher is not None else None
         self.loss = loss
         self.settings = settings
         self.steps = steps
@@ -88,6 +99,17 @@ class Fit(LightningModule):
     def on_fit_start(self) -> None:
         self._clock = time.monotonic()
 
+    def train(self, mode: bool = True) -> Fit:
+        """Training or evaluation mode; what is frozen, and the teacher, never leave the latter."""
+        super().train(mode)
+        if self.settings.frozen_statistics:
+            for part in self.network.modules():
+                if isinstance(part, torch.nn.modules.batchnorm._NormBase):
+                    part.eval()
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
+
     def on_train_epoch_start(self) -> None:
         self._losses["train"] = []
 
@@ -99,8 +121,14 @@ class Fit(LightningModule):
                 group["lr"] = settings.learning_rate * group["rate"] * factor
 
     def training_step(self, batch: Sample, batch_index: int) -> torch.Tensor:
-        logits = self.network(batch["image"].contiguous(memory_format=torch.channels_last))
+        images = batch["image"].contiguous(memory_format=torch.channels_last)
+        logits = self.network(images)
         loss = self.loss.at(self.share)(logits.float(), batch["labels"])
+        if self.teacher is not None:
+            with torch.no_grad():
+                taught = self.teacher(images)
+            free = batch["valid"] & (batch["labels"] == UNLABELLED)
+            loss = loss + distillation_loss(logits.float(), taught.float(), free)
         self._losses["train"].append(float(loss.detach()))
         return loss
 

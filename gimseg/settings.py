@@ -30,8 +30,6 @@ class Settings:
             or ``dice + ramp(0, 1)*boundary``; ``ce`` is ``bce`` where there is one class.
         optimiser: ``muon``, ``adamw``, ``adam`` or ``sgd``.
         learning_rate: the highest rate.
-        encoder_rate: what the encoder's rate is multiplied with: below 1 where it is pretrained.
-        gradient_clip: greatest norm of all gradients of a step together; 0: any.
         weight_decay: decay of weights.
         schedule: ``one_cycle``, ``cosine``, ``step``, ``plateau`` or ``constant``.
         warmup: share of the training in which the rate rises, 0 to 1.
@@ -51,6 +49,9 @@ class Settings:
         seed: seed of everything that is drawn.
         workers: processes that read windows; None: chosen by the number of cores.
         exemplars: labelled windows kept in the model for replay.
+        encoder_rate: what the encoder's rate is multiplied with: below 1 where it is pretrained.
+        gradient_clip: greatest norm of all gradients of a step together; 0: any.
+        frozen_statistics: normalisation keeps the means and deviations that it came with.
 
     Raises:
         TrainingError: a value is out of range.
@@ -85,6 +86,7 @@ class Settings:
     exemplars: int = 32
     encoder_rate: float = 1.0
     gradient_clip: float = 0.0
+    frozen_statistics: bool = False
 
     def __post_init__(self) -> None:
         for name, known in (("optimiser", OPTIMISERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):

@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,15 +24,15 @@ from gimseg import __version__
 from gimseg.augmentation import Augmentation
 from gimseg.datasets import Dataset, Datasets
 from gimseg.errors import DatasetError, OutputError, ResumeError
+from gimseg.exemplars import write_exemplars, write_test_exemplars
 from gimseg.fitting import Fit, Report, draw_history, write_history
 from gimseg.labelled_scenes import LabelledScene
 from gimseg.labelled_windows import Finish, Frame, LabelledWindows, Prepare, Sample
-from gimseg.legend import UNLABELLED
 from gimseg.losses import parse_loss
 from gimseg.models import Model, Recipe, build_network, check_window, measure_reach, network_stride
 from gimseg.outputs import check_writable
 from gimseg.progress import Progress, silent
-from gimseg.rasters import Pixels, write_part
+from gimseg.rasters import Pixels
 from gimseg.sampling import Survey, WindowSampler, band_statistics, covering_windows, hold_out, survey
 from gimseg.settings import PRECISIONS, Settings
 from gimseg.torchvision_ops import declare_missing_operators
@@ -103,8 +103,9 @@ def train(
     )
     check_window(network, settings.window, bands=len(recipe.bands), batch=settings.batch)
     recipe = replace(recipe, stride=network_stride(network))
-    work = _open_work(output, settings, datasets, restart)
-    fit = _fit(network, recipe, ground, settings, work, device, progress)
+    work = output.with_name(f"{output.name}.training")
+    open_work(work, {"settings": asdict(settings), "data": fingerprints(datasets)}, restart=restart)
+    fit = fit_network(network, TrainingWindows(recipe, ground, settings), work, device, progress)
     _finish(fit, recipe, ground, settings, datasets, work, progress)
     if output.exists():
         shutil.rmtree(output)
@@ -190,21 +191,28 @@ def _first_recipe(datasets: Datasets, ground: Ground, settings: Settings) -> Rec
     )
 
 
-def _open_work(output: Path, settings: Settings, datasets: Datasets, restart: bool) -> Path:
-    """The folder of the training's state; refuses that of another training."""
-    work = output.with_name(f"{output.name}.training")
-    identity = json.dumps({"settings": asdict(settings), "data": fingerprints(datasets)}, indent=1, default=str)
+def open_work(work: Path, identity: Mapping[str, Any], *, restart: bool = False) -> None:
+    """Make the folder of a training's state, or find it.
+
+    Args:
+        work: the folder.
+        identity: what pins the state: settings, data.
+        restart: throw away what is there.
+
+    Raises:
+        ResumeError: it is of another training.
+    """
+    told = json.dumps(identity, indent=1, default=str)
     pinned = work / "training.json"
     if restart and work.exists():
         shutil.rmtree(work)
-    if pinned.exists() and pinned.read_text(encoding="utf-8") != identity:
+    if pinned.exists() and pinned.read_text(encoding="utf-8") != told:
         raise ResumeError(
             f"{work} holds the state of a training with other settings or data (compare {pinned.name}): "
             "start the same training again to go on, or give --restart to throw that state away"
         )
     work.mkdir(parents=True, exist_ok=True)
-    pinned.write_text(identity, encoding="utf-8")
-    return work
+    pinned.write_text(told, encoding="utf-8")
 
 
 def fingerprints(datasets: Datasets) -> dict[str, str]:
@@ -239,6 +247,7 @@ def training_windows(recipe: Recipe, augmentation: Augmentation | None) -> Prepa
             varied = draw.apply(*planes, size=size, mean=recipe.mean, std=recipe.std)
             return {
                 "image": torch.from_numpy(recipe.prepare(Pixels(varied[0].numpy(), varied[1].numpy()))),
+                "valid": varied[1],
                 "labels": torch.from_numpy(recipe.legend.to_channels(varied[2].numpy())),
             }
 
@@ -247,7 +256,7 @@ def training_windows(recipe: Recipe, augmentation: Augmentation | None) -> Prepa
     return prepare
 
 
-class _Windows(LightningDataModule):
+class TrainingWindows(LightningDataModule):
     """Windows drawn anew for each epoch, and those that cover the validation ground."""
 
     def __init__(self, recipe: Recipe, ground: Ground, settings: Settings) -> None:
@@ -281,19 +290,29 @@ class _Windows(LightningDataModule):
         return DataLoader(windows, batch_size=self.settings.batch, num_workers=max(0, workers))
 
 
-def _fit(
+def fit_network(
     network: torch.nn.Module,
-    recipe: Recipe,
-    ground: Ground,
-    settings: Settings,
+    windows: TrainingWindows,
     work: Path,
     device: str,
     progress: Progress,
+    teacher: torch.nn.Module | None = None,
 ) -> Fit:
+    """Fit a network, going on from the state that `work` holds, if any.
+
+    Args:
+        network: changed in place.
+        windows: what it learns from, and how.
+        work: gets ``last.ckpt`` after each epoch, ``best.ckpt`` where there is validation ground, and ``metrics.csv``.
+        device: ``auto``, ``cpu``, ``cuda``.
+        progress: told after each step.
+        teacher: whose answer is kept where there is no label; None: that ground counts for nothing.
+    """
+    recipe, ground, settings = windows.recipe, windows.ground, windows.settings
     classes = len(recipe.legend.classes) + 1
     steps = settings.epochs * settings.steps_per_epoch
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    fit = Fit(network, parse_loss(settings.loss), settings, steps, classes, work / "metrics.csv")
+    fit = Fit(network, parse_loss(settings.loss), settings, steps, classes, work / "metrics.csv", teacher)
     checkpoint = ModelCheckpoint(
         work,
         filename="best",
@@ -322,7 +341,6 @@ def _fit(
         gradient_clip_val=settings.gradient_clip or None,
         reload_dataloaders_every_n_epochs=1,
     )
-    windows = _Windows(recipe, ground, settings)
     last = work / "last.ckpt"
     try:
         trainer.fit(fit, datamodule=windows, ckpt_path=str(last) if last.exists() else None, weights_only=True)
@@ -391,6 +409,7 @@ def _finish(
     write_history(folder / "metrics.csv", fit.history)
     draw_history(folder / "curves.png", fit.history)
     write_exemplars(folder / "exemplars", ground.train, settings, progress)
+    write_test_exemplars(folder / "exemplars" / "test", ground.val, settings)
 
 
 def _with_reach(network: torch.nn.Module, recipe: Recipe, ground: Ground) -> Recipe:
@@ -420,24 +439,3 @@ def _contexts(recipe: Recipe, ground: Ground, size: int, count: int = 4) -> list
         )
         images.append(recipe.prepare(scene.view.read((rows, cols))))
     return images
-
-
-def write_exemplars(folder: Path, surveys: Sequence[Survey], settings: Settings, progress: Progress = silent) -> None:
-    """Labelled windows for replay, as pairs of GeoTIFFs: ``000_image.tif``, ``000_labels.tif``."""
-    if not settings.exemplars:
-        return
-    folder.mkdir(exist_ok=True)
-    sampler = WindowSampler(tuple(surveys), settings.window, settings.object_share)
-    for number, request in enumerate(sampler.draw(settings.exemplars, settings.seed)):
-        scene = surveys[request.scene].scene
-        half = settings.window // 2
-        rows, cols = (
-            slice(max(0, centre - half), min(centre + half, size))
-            for centre, size in zip((request.row, request.col), scene.shape, strict=True)
-        )
-        pixels, labels = scene.read((rows, cols), "train" if scene.splits else None)
-        image = np.where(pixels.valid, pixels.data, 0).astype(scene.raster.dtype)
-        window = scene.geobox[rows, cols]
-        write_part(folder / f"{number:03d}_image.tif", image, window)
-        write_part(folder / f"{number:03d}_labels.tif", labels, window, nodata=UNLABELLED)
-        progress("keep exemplars", number + 1, settings.exemplars, "windows")

@@ -73,6 +73,7 @@ LAYERS = (
     "optimisers",
     "settings",
     "fitting",
+    "exemplars",
     "training",
     "products",
     "matching",
