@@ -305,15 +305,31 @@ class Predictor:
         Raises:
             RasterError: a part cannot be read.
         """
-        lattice = choose_lattice(view.shape, self.model, self.device, batch=self._batch)
+        return ((roi, planes[0]) for roi, planes in self.planes(view, Products(), block_size))
+
+    def planes(
+        self, view: RasterView, products: Products, block_size: int | None = None, *, lattice: Lattice | None = None
+    ) -> Iterator[tuple[Roi, np.ndarray]]:
+        """As :meth:`blocks`, with all that is asked for of each pixel.
+
+        Args:
+            view: see there.
+            products: see there for what is in the planes.
+            block_size: see there.
+            lattice: of windows; None: the one that this model is predicted with.
+
+        Yields:
+            the block's place on the grid, and uint8 (planes, rows, cols).
+        """
+        lattice = lattice or choose_lattice(view.shape, self.model, self.device, batch=self._batch)
         blocks = choose_blocks(view, lattice, self.model.recipe.legend.n_channels, block_size)
-        network = Network(self._choose_backend(lattice), self.model.recipe, Products(), self.device)
+        network = Network(self._choose_backend(lattice), self.model.recipe, products, self.device)
         loaded = map_ahead(lambda block: load_block(view, lattice, block), blocks, threads=1, limit=1)
         for step in Computation(network, lattice, self._batch).run(loaded):
             if step.finished is not None:
                 if step.finished.unread:
                     raise RasterError(step.finished.unread[0].reason)
-                yield step.finished.block.core, step.finished.values[0]
+                yield step.finished.block.core, step.finished.values
 
 
 ENGINE_NAMES = tuple(name for name in inspect.signature(Predictor).parameters if name != "model")
