@@ -1,0 +1,433 @@
+"""A corrected model takes the place of the old one, with the predictions that were delivered; and back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import pyogrio
+import shapely
+
+from gimseg.correction.gate import Verdict
+from gimseg.correction.grounds import open_rasters
+from gimseg.correction.journal import Move, alone, change
+from gimseg.correction.proof import Models, prove, read_proof, write_metrics
+from gimseg.correction.rounds import Correction, Project
+from gimseg.delivery import Delivery, deliver
+from gimseg.deployments import PROJECT_FILE, Accepted, Deployment
+from gimseg.errors import CorrectionError, OutputError, ResumeError
+from gimseg.labelled_scenes import LabelledScene
+from gimseg.models import find_model
+from gimseg.outputs import FAMILIES
+from gimseg.products import Products, Uncertainty
+from gimseg.progress import Progress, silent
+from gimseg.rasters import open_raster
+from gimseg.recipes import Recipe
+from gimseg.vector_output import driver_of
+
+_MASKS = (".tif", ".tiff")
+_RECORD, _STAGE, _SAVED, _READY = "accepted.json", ".accepting", "replaced", ".gimseg-ready"
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """What became of a correction.
+
+    Args:
+        id: of the correction.
+        model: that the project works with now.
+        verdict: of the gate; None where it was not asked.
+        delivery: what was predicted again; None: nothing was delivered before.
+        files: that changed.
+    """
+
+    id: str
+    model: str
+    verdict: Verdict | None = None
+    delivery: Delivery | None = None
+    files: tuple[Path, ...] = ()
+
+    def text(self) -> str:
+        """Lines for people."""
+        lines = [f"{self.id}: the project works with {self.model} now"]
+        if self.verdict is not None:
+            lines += [self.verdict.text()] if self.verdict.passed else [f"forced, although {self.verdict.text()}"]
+        if self.delivery is not None:
+            lines.append(self.delivery.prediction.text())
+        if self.files:
+            lines.append(f"updated {', '.join(map(str, self.files))}")
+        return "\n".join(lines)
+
+
+def accept(
+    project: Project,
+    id: str,
+    *,
+    raster: str | os.PathLike[str] | None = None,
+    segments: Sequence[str | os.PathLike[str]] = (),
+    aoi: str | os.PathLike[str] | None = None,
+    everywhere: bool = False,
+    force: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    progress: Progress = silent,
+    **options: Any,
+) -> Acceptance:
+    """Make the model of a correction that of its project, and bring what was delivered up to it.
+
+    Only windows that hold something of what was drawn are predicted again; there, mask
+    and polygons are those of a full prediction. All files change together, the one that
+    names the model last: a process that is killed leaves all as it was, or a change that
+    the next command carries out.
+
+    Args:
+        project: of the correction.
+        id: of the correction.
+        raster: that was predicted; None: the one that was drawn on.
+        segments: mask and polygons that were delivered for it; none: those that the
+            correction names.
+        aoi: predict again inside these polygons, instead of where something was drawn.
+        everywhere: predict the whole raster again; inside the polygons of `aoi` alone, if there are any.
+        force: even though the gate holds the new model back, or it began with another
+            model than the one that the project works with.
+        overwrite: replace polygons that are not what their mask gives, too.
+        device: see :class:`gimseg.inference.Predictor`.
+        progress: told how far the work is.
+        **options: as they were given to the prediction that is updated, see
+            :func:`gimseg.delivery.deliver_each`.
+
+    Raises:
+        CorrectionError: the gate holds the model back, or there is nothing to accept.
+        GimsegError: a file cannot be read, written or put together.
+    """
+    correction = project.correction(id)
+    with alone(project.rounds):
+        models = Models.of(correction, device)
+        before = project.deployment()
+        _check_lineage(project, correction, before, force)
+        verdict = _ask_gate(correction, models, progress)
+        if not verdict.passed and not force:
+            raise CorrectionError(f"{verdict.text()}. --force deploys it all the same")
+        delivered = _Delivered.of(raster or correction.rasters[0], segments or correction.segments)
+        delivery = None
+        stage = correction.folder / _STAGE
+        if delivered is not None:
+            chosen = {"overwrite": overwrite, "device": device, "progress": progress, **options}
+            areas = None if everywhere else Path(aoi) if aoi else _areas(correction, models.after.model.recipe, stage)
+            given = _opening(correction) | {"aoi": aoi} | delivered.options(areas)
+            delivery = delivered.predict(correction.model, stage, given | chosen)
+        deployment = _deployed(correction, before)
+        files = _put_in_place(project, correction, delivered, deployment)
+    return Acceptance(id, deployment.model, verdict, delivery, files)
+
+
+def rollback(project: Project, id: str | None = None, *, force: bool = False) -> Acceptance:
+    """Undo the last acceptance: its model, and the files that it changed.
+
+    Args:
+        project: of which.
+        id: of the correction that was accepted last; None: that one.
+        force: even though a file was changed since.
+
+    Raises:
+        CorrectionError: nothing was accepted, another correction was accepted since, or
+            a file was changed.
+    """
+    with alone(project.rounds):
+        deployment = project.deployment()
+        if deployment is None or not deployment.ids:
+            raise CorrectionError(f"nothing was accepted in {project.rounds}: there is nothing to undo")
+        last = deployment.ids[-1]
+        if id not in (None, last):
+            raise CorrectionError(f"{last} was accepted after {id}, or {id} never was: undo {last} first")
+        correction = project.correction(last)
+        record = _Record.read(correction)
+        record.check_unchanged(force)
+        moves = record.moves_back(correction)
+        ready = _ready_folder(project.rounds)
+        if record.project is None:
+            moves.append(Move(project.rounds / PROJECT_FILE))
+        else:
+            (ready / PROJECT_FILE).write_text(record.project, encoding="utf-8")
+            moves.append(Move(project.rounds / PROJECT_FILE, ready / PROJECT_FILE))
+        sweep = [ready, correction.folder / _SAVED, *({record.folder / _READY} if record.files else ())]
+        change(project.rounds, [*moves, Move(correction.folder / _RECORD)], sweep)
+    now = project.deployment()
+    model = now.model if now is not None else correction.parent
+    return Acceptance(last, model, files=tuple(record.folder / name for name in record.files))
+
+
+@dataclass(frozen=True)
+class _Delivered:
+    """What was delivered for a raster, and is brought up to a new model."""
+
+    raster: str
+    mask: Path
+    layers: tuple[Path, ...]
+
+    @classmethod
+    def of(cls, raster: str | os.PathLike[str], segments: Sequence[str | os.PathLike[str]]) -> _Delivered | None:
+        """From the files that were named; None where there are none.
+
+        Raises:
+            CorrectionError: no mask, or files in several folders.
+        """
+        paths = [Path(path) for path in segments]
+        if not paths:
+            return None
+        masks = [path for path in paths if path.suffix.lower() in _MASKS]
+        layers = tuple(path for path in paths if path not in masks)
+        for path in layers:
+            driver_of(path)
+        missing = [path for path in paths if not path.is_file()]
+        if missing:
+            raise CorrectionError(f"{missing[0]} does not exist: name what was delivered with --segments")
+        if len(masks) != 1 or len({path.resolve().parent for path in paths}) != 1:
+            raise CorrectionError(
+                f"{', '.join(map(str, paths))}: one mask (.tif) and its polygons, in one folder, can be updated"
+            )
+        return cls(os.fspath(raster), masks[0], layers)
+
+    def options(self, areas: Path | None) -> dict[str, Any]:
+        """For :func:`gimseg.delivery.deliver`: in part, or all of it."""
+        beside = Products(probabilities=True, uncertainty="margin").files(self.mask)
+        products = Products(
+            probabilities=beside["probabilities"].is_file(),
+            uncertainty=_uncertainty_of(beside["uncertainty"]),
+        )
+        given: dict[str, Any] = {"products": products}
+        if areas is not None:
+            given |= {"aoi": areas, "older": self.mask}
+            if self.layers:
+                given["older_layer"] = self.layers[0]
+        return given
+
+    def predict(self, model: Path, stage: Path, options: dict[str, Any]) -> Delivery:
+        """Make all files anew, in a folder of their own; a run that was stopped goes on there."""
+        made = stage / "made"
+        made.mkdir(parents=True, exist_ok=True)
+        for path in made.iterdir():
+            # What lies open is of an earlier try that came to its end; hidden parts go on.
+            if not path.name.startswith("."):
+                path.unlink()
+        outputs = [made / path.name for path in (self.mask, *self.layers)]
+        try:
+            return deliver(self.raster, model, outputs, **options)
+        except ResumeError:
+            # Something else was drawn, or asked for, since that try.
+            shutil.rmtree(made)
+            made.mkdir()
+            return deliver(self.raster, model, outputs, **options)
+
+    def stale(self, made: set[str]) -> list[Path]:
+        """Files of the families of its layers that the new ones have not."""
+        found = [path.with_suffix(ending) for path in self.layers for ending in FAMILIES.get(path.suffix.lower(), ())]
+        return [path for path in found if path.name not in made and path.exists() and path.suffix != ".qml"]
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What an acceptance changed: kept beside the correction, to undo it.
+
+    Args:
+        folder: of the files.
+        files: name -> digest of the new file, None where there is none any more.
+        saved: names of those that were there before.
+        project: what ``project.json`` was; None: it was not there.
+    """
+
+    folder: Path
+    files: dict[str, str | None]
+    saved: tuple[str, ...]
+    project: str | None
+
+    @classmethod
+    def read(cls, correction: Correction) -> _Record:
+        """Of the last acceptance of a correction.
+
+        Raises:
+            CorrectionError: there is none, or it is damaged.
+        """
+        path = correction.folder / _RECORD
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+            return cls(Path(told["folder"]), dict(told["files"]), tuple(told["saved"]), told["project"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CorrectionError(f"{path} cannot be read ({error!r}): this acceptance cannot be undone") from error
+
+    def text(self) -> str:
+        """As it is kept."""
+        told = {"folder": os.path.abspath(self.folder), "files": self.files, "saved": list(self.saved)}
+        return json.dumps({**told, "project": self.project}, indent=1)
+
+    def check_unchanged(self, force: bool) -> None:
+        """Refuse to throw away what somebody did since."""
+        changed = [name for name, digest in self.files.items() if _digest(self.folder / name) != digest]
+        if changed and not force:
+            raise CorrectionError(
+                f"{', '.join(changed)} in {self.folder} changed since the correction was accepted: --force undoes it "
+                "all the same, and loses that"
+            )
+
+    def moves_back(self, correction: Correction) -> list[Move]:
+        """What restores the files."""
+        if not self.files:
+            return []
+        ready, moves = _ready_folder(self.folder), []
+        for name in self.files:
+            if name in self.saved:
+                _copy(correction.folder / _SAVED / name, ready / name)
+            moves.append(Move(self.folder / name, ready / name if name in self.saved else None))
+        return moves
+
+
+def _check_lineage(project: Project, correction: Correction, before: Deployment | None, force: bool) -> None:
+    """Refuse what would lose what was accepted before, or accepts it again."""
+    if before is not None and correction.id in before.ids:
+        raise CorrectionError(f"{correction.id} was accepted already: gimseg correct rollback undoes the last one")
+    if before is None or force:
+        return
+    deployed = project.deployed()
+    if deployed is not None and find_model(deployed).resolve() != find_model(correction.parent).resolve():
+        raise CorrectionError(
+            f"{correction.id} began with {correction.parent}, the project works with {deployed} since: start it again "
+            "from there, or --force deploys it all the same and leaves out what was accepted in between"
+        )
+
+
+def _ask_gate(correction: Correction, models: Models, progress: Progress) -> Verdict:
+    verdict = read_proof(correction, models)
+    if verdict is None:
+        proof = prove(correction, models, progress=progress)
+        write_metrics(correction, proof.to_dict(models.after.model))
+        verdict = proof.verdict
+    return verdict
+
+
+def _opening(correction: Correction) -> dict[str, Any]:
+    opening = correction.opening
+    return {"bands": opening.bands, "nodata": opening.nodata, "crs": opening.crs, "vector_crs": opening.vector_crs}
+
+
+def _uncertainty_of(path: Path) -> Uncertainty | None:
+    """Which uncertainty a raster beside a mask holds, by the name of its band."""
+    told = open_raster(path).names[0] if path.is_file() else ""
+    return "entropy" if "entropy" in told else "margin" if told else None
+
+
+def _areas(correction: Correction, recipe: Recipe, stage: Path) -> Path:
+    """All that was drawn, as a layer of polygons."""
+    frames = []
+    for scene in open_rasters(correction, recipe):
+        shapes = _drawn(scene)
+        frames.append(geopandas.GeoDataFrame(geometry=shapes, crs=scene.geobox.crs and scene.geobox.crs.proj))
+    frames = [frame.to_crs(frames[0].crs) if frame.crs else frame for frame in frames]
+    drawn = shapely.union_all(np.concatenate([frame.geometry.to_numpy() for frame in frames]))
+    polygons = [part for part in shapely.get_parts(drawn) if part.area > 0]
+    if not polygons:
+        raise CorrectionError(f"nothing is drawn in {correction.id}: say where to predict again with --aoi")
+    stage.mkdir(exist_ok=True)
+    path = stage / "areas.fgb"
+    path.unlink(missing_ok=True)
+    frame = geopandas.GeoDataFrame(geometry=polygons, crs=frames[0].crs)
+    pyogrio.write_dataframe(frame, path, driver="FlatGeobuf")
+    return path
+
+
+def _drawn(scene: LabelledScene) -> np.ndarray:
+    """All that was drawn on a raster, as polygons in its CRS; points and lines with the pixels that they touch."""
+    drawing: Any = scene.drawing
+    if drawing is not None:
+        parts = [drawing.areas, drawing.objects, drawing.background, drawing.points]
+    elif scene.areas:
+        parts = list(scene.areas.values())
+    elif scene.truth and all(part.partial for part in scene.truth) and not scene.truth_views:
+        parts = list(scene.truth)
+    else:
+        return np.array([scene.geobox.extent.geom], object)
+    shapes = np.concatenate([part.geometries for part in parts])
+    thin = shapely.area(shapes) == 0
+    shapes[thin] = shapely.buffer(shapes[thin], abs(scene.geobox.affine.a))
+    return shapes
+
+
+def _deployed(correction: Correction, before: Deployment | None) -> Deployment:
+    model = f"{correction.id}/{correction.model.name}"
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    history = before.history if before is not None else ()
+    return Deployment(model, (*history, Accepted(correction.id, model, now)))
+
+
+def _put_in_place(
+    project: Project, correction: Correction, delivered: _Delivered | None, deployment: Deployment
+) -> tuple[Path, ...]:
+    """Save what is there, and change it all together."""
+    moves: list[Move] = []
+    folder, files, saved = correction.folder, dict[str, str | None](), list[str]()
+    kept = correction.folder / _SAVED
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir()
+    if delivered is not None:
+        folder = delivered.mask.absolute().parent
+        made = sorted(path for path in (correction.folder / _STAGE / "made").iterdir() if path.is_file())
+        # A style that is there already may be a person's own.
+        made = [path for path in made if path.suffix != ".qml" or not (folder / path.name).exists()]
+        ready = _ready_folder(folder)
+        for path in made:
+            _copy(path, ready / path.name)
+            moves.append(Move(folder / path.name, ready / path.name))
+            files[path.name] = _digest(path)
+        stale = delivered.stale(set(files))
+        moves += [Move(path) for path in stale]
+        files |= {path.name: None for path in stale}
+        for name in files:
+            if (folder / name).exists():
+                _copy(folder / name, kept / name)
+                saved.append(name)
+    before = project.rounds / PROJECT_FILE
+    told = before.read_text(encoding="utf-8") if before.exists() else None
+    record = _Record(folder, files, tuple(saved), told)
+    own = _ready_folder(project.rounds)
+    (own / _RECORD).write_text(record.text(), encoding="utf-8")
+    deployment.write(own)
+    moves += [
+        Move(correction.folder / _RECORD, own / _RECORD),
+        Move(before, own / PROJECT_FILE),
+    ]
+    change(project.rounds, moves, [own, correction.folder / _STAGE, *([folder / _READY] if files else [])])
+    return tuple(folder / name for name, digest in files.items() if digest is not None)
+
+
+def _ready_folder(beside: Path) -> Path:
+    """An empty hidden folder on the disk of the files beside it."""
+    folder = beside / _READY
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir()
+    except OSError as error:
+        raise OutputError(f"cannot write in {beside} ({error.strerror}): nothing was changed") from error
+    return folder
+
+
+def _copy(source: Path, target: Path) -> None:
+    """The same bytes under another name; no second copy of them where the disk allows."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _digest(path: Path) -> str | None:
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
