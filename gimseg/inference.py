@@ -6,7 +6,7 @@ import inspect
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -291,40 +291,36 @@ class Predictor:
                 predicted[:, *step.finished.block.core] = step.finished.values
         return _to_array(plan, plane_reader(plan, lambda roi: predicted[:, *roi]))
 
-    def blocks(self, view: RasterView, block_size: int | None = None) -> Iterator[tuple[Roi, np.ndarray]]:
+    def blocks(
+        self,
+        view: RasterView,
+        block_size: int | None = None,
+        *,
+        products: Products | None = None,
+        wanted: Callable[[Roi], bool] | None = None,
+        lattice: Lattice | None = None,
+    ) -> Iterator[tuple[Roi, np.ndarray]]:
         """Predict a raster block by block, writing nothing.
 
         Args:
             view: the raster on the grid to predict, with the model's bands.
             block_size: side of a block, px: memory grows with it, the result does not change.
+            products: what is kept of each pixel; None: classes.
+            wanted: says of a place on the grid whether it is predicted; None: all is.
+            lattice: of windows; None: the one that this model is predicted with.
 
         Yields:
-            the block's place on the grid, and its classes: uint8 (rows, cols), 255
+            the block's place on the grid, and its planes: uint8 (planes, rows, cols), 255
             where there is no image.
 
         Raises:
             RasterError: a part cannot be read.
         """
-        return ((roi, planes[0]) for roi, planes in self.planes(view, Products(), block_size))
-
-    def planes(
-        self, view: RasterView, products: Products, block_size: int | None = None, *, lattice: Lattice | None = None
-    ) -> Iterator[tuple[Roi, np.ndarray]]:
-        """As :meth:`blocks`, with all that is asked for of each pixel.
-
-        Args:
-            view: see there.
-            products: see there for what is in the planes.
-            block_size: see there.
-            lattice: of windows; None: the one that this model is predicted with.
-
-        Yields:
-            the block's place on the grid, and uint8 (planes, rows, cols).
-        """
         lattice = lattice or choose_lattice(view.shape, self.model, self.device, batch=self._batch)
         blocks = choose_blocks(view, lattice, self.model.recipe.legend.n_channels, block_size)
-        network = Network(self._choose_backend(lattice), self.model.recipe, products, self.device)
-        loaded = map_ahead(lambda block: load_block(view, lattice, block), blocks, threads=1, limit=1)
+        network = Network(self._choose_backend(lattice), self.model.recipe, products or Products(), self.device)
+        todo = (block for block in blocks if wanted is None or wanted(block.core))
+        loaded = map_ahead(lambda block: load_block(view, lattice, block), todo, threads=1, limit=1)
         for step in Computation(network, lattice, self._batch).run(loaded):
             if step.finished is not None:
                 if step.finished.unread:

@@ -86,8 +86,8 @@ def _predicted(
 ) -> Iterator[tuple[Roi, NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]]:
     """Place, classes, uncertainty and disagreement of each block."""
     lattice = choose_lattice(view.shape, predictor.model, predictor.device)
-    mean = predictor.planes(view, Products(uncertainty="margin"), _BLOCK, lattice=lattice)
-    others = [voter.planes(view, Products(), _BLOCK, lattice=lattice) for voter in voters] if len(voters) > 1 else []
+    mean = predictor.blocks(view, _BLOCK, products=Products(uncertainty="margin"), lattice=lattice)
+    others = [voter.blocks(view, _BLOCK, lattice=lattice) for voter in voters] if len(voters) > 1 else []
     for roi, planes in mean:
         votes = [classes[0] for each in others for _, classes in islice(each, 1)]
         yield roi, planes[0], to_shares(planes[1]), disagreement(votes, planes[0].shape)

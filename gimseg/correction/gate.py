@@ -292,10 +292,13 @@ def _count(scene: LabelledScene, predictor: Predictor, split: str | None) -> Ite
     """Counts of a scene, by the numbers of its blocks of ground."""
     found: dict[tuple[int, int], Counts] = {}
     legend = scene.legend
-    for roi, planes in predictor.planes(scene.view, Products(probabilities=True), _BLOCK):
+
+    def is_labelled(roi: Roi) -> bool:
+        return bool((scene.read_labels(roi, split) != UNLABELLED).any())
+
+    products = Products(probabilities=True)
+    for roi, planes in predictor.blocks(scene.view, _BLOCK, products=products, wanted=is_labelled):
         labels = scene.read(roi, split)[1]
-        if (labels == UNLABELLED).all():
-            continue
         # A pixel that is not predicted counts as background, as in every evaluation.
         given = np.where(planes[0] == UNLABELLED, 0, legend.to_channels(planes[0]))
         shares = np.nan_to_num(to_shares(planes[1:]))
