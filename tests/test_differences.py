@@ -70,7 +70,7 @@ def test_objects_that_appeared_and_vanished_are_those_without_a_partner(
             pairs = match_objects(mine.geometry.to_numpy(), theirs.geometry.to_numpy(), least_iou=0.2)
             alone -= set(mine["id"][pairs.true])
         lonely.append(own[own["id"].isin(alone)])
-    for tile in (10, 2048):
+    for tile in (400, 2048):
         monkeypatch.setattr(differences, "_TILE", tile)
         found = compare_polygons(before, after, tmp_path / "diff.gpkg")
         assert (found.before, found.after) == tuple(map(len, frames))

@@ -12,29 +12,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import geopandas
-import numpy as np
-import pyogrio
-import shapely
-
+from gimseg.correction.areas import opening_of, write_areas
+from gimseg.correction.deliveries import Delivered
 from gimseg.correction.gate import Verdict
 from gimseg.correction.grounds import open_rasters
 from gimseg.correction.journal import Move, alone, change
 from gimseg.correction.proof import Models, prove, read_proof, write_metrics
 from gimseg.correction.rounds import Correction, Project
-from gimseg.delivery import Delivery, deliver
+from gimseg.delivery import Delivery
 from gimseg.deployments import PROJECT_FILE, Accepted, Deployment
-from gimseg.errors import CorrectionError, OutputError, ResumeError
-from gimseg.labelled_scenes import LabelledScene
+from gimseg.errors import CorrectionError, OutputError
 from gimseg.models import find_model
-from gimseg.outputs import FAMILIES
-from gimseg.products import Products, Uncertainty
 from gimseg.progress import Progress, silent
-from gimseg.rasters import open_raster
-from gimseg.recipes import Recipe
-from gimseg.vector_output import driver_of
 
-_MASKS = (".tif", ".tiff")
 _RECORD, _STAGE, _SAVED, _READY = "accepted.json", ".accepting", "replaced", ".gimseg-ready"
 
 
@@ -117,13 +107,13 @@ def accept(
         verdict = _ask_gate(correction, models, progress)
         if not verdict.passed and not force:
             raise CorrectionError(f"{verdict.text()}. --force deploys it all the same")
-        delivered = _Delivered.of(raster or correction.rasters[0], segments or correction.segments)
+        delivered = Delivered.of(raster or correction.rasters[0], segments or correction.segments)
         delivery = None
         stage = correction.folder / _STAGE
         if delivered is not None:
             chosen = {"overwrite": overwrite, "device": device, "progress": progress, **options}
-            areas = None if everywhere else Path(aoi) if aoi else _areas(correction, models.after.model.recipe, stage)
-            given = _opening(correction) | {"aoi": aoi} | delivered.options(areas)
+            areas = None if everywhere else Path(aoi) if aoi else _areas(correction, models, stage)
+            given = opening_of(correction) | {"aoi": aoi} | delivered.options(areas)
             delivery = delivered.predict(correction.model, stage, given | chosen)
         deployment = _deployed(correction, before)
         files = _put_in_place(project, correction, delivered, deployment)
@@ -142,10 +132,13 @@ def rollback(project: Project, id: str | None = None, *, force: bool = False) ->
         CorrectionError: nothing was accepted, another correction was accepted since, or
             a file was changed.
     """
+    nothing = CorrectionError(f"nothing was accepted in {project.rounds}: there is nothing to undo")
+    if not project.rounds.is_dir():
+        raise nothing
     with alone(project.rounds):
         deployment = project.deployment()
         if deployment is None or not deployment.ids:
-            raise CorrectionError(f"nothing was accepted in {project.rounds}: there is nothing to undo")
+            raise nothing
         last = deployment.ids[-1]
         if id not in (None, last):
             raise CorrectionError(f"{last} was accepted after {id}, or {id} never was: undo {last} first")
@@ -164,74 +157,6 @@ def rollback(project: Project, id: str | None = None, *, force: bool = False) ->
     now = project.deployment()
     model = now.model if now is not None else correction.parent
     return Acceptance(last, model, files=tuple(record.folder / name for name in record.files))
-
-
-@dataclass(frozen=True)
-class _Delivered:
-    """What was delivered for a raster, and is brought up to a new model."""
-
-    raster: str
-    mask: Path
-    layers: tuple[Path, ...]
-
-    @classmethod
-    def of(cls, raster: str | os.PathLike[str], segments: Sequence[str | os.PathLike[str]]) -> _Delivered | None:
-        """From the files that were named; None where there are none.
-
-        Raises:
-            CorrectionError: no mask, or files in several folders.
-        """
-        paths = [Path(path) for path in segments]
-        if not paths:
-            return None
-        masks = [path for path in paths if path.suffix.lower() in _MASKS]
-        layers = tuple(path for path in paths if path not in masks)
-        for path in layers:
-            driver_of(path)
-        missing = [path for path in paths if not path.is_file()]
-        if missing:
-            raise CorrectionError(f"{missing[0]} does not exist: name what was delivered with --segments")
-        if len(masks) != 1 or len({path.resolve().parent for path in paths}) != 1:
-            raise CorrectionError(
-                f"{', '.join(map(str, paths))}: one mask (.tif) and its polygons, in one folder, can be updated"
-            )
-        return cls(os.fspath(raster), masks[0], layers)
-
-    def options(self, areas: Path | None) -> dict[str, Any]:
-        """For :func:`gimseg.delivery.deliver`: in part, or all of it."""
-        beside = Products(probabilities=True, uncertainty="margin").files(self.mask)
-        products = Products(
-            probabilities=beside["probabilities"].is_file(),
-            uncertainty=_uncertainty_of(beside["uncertainty"]),
-        )
-        given: dict[str, Any] = {"products": products}
-        if areas is not None:
-            given |= {"aoi": areas, "older": self.mask}
-            if self.layers:
-                given["older_layer"] = self.layers[0]
-        return given
-
-    def predict(self, model: Path, stage: Path, options: dict[str, Any]) -> Delivery:
-        """Make all files anew, in a folder of their own; a run that was stopped goes on there."""
-        made = stage / "made"
-        made.mkdir(parents=True, exist_ok=True)
-        for path in made.iterdir():
-            # What lies open is of an earlier try that came to its end; hidden parts go on.
-            if not path.name.startswith("."):
-                path.unlink()
-        outputs = [made / path.name for path in (self.mask, *self.layers)]
-        try:
-            return deliver(self.raster, model, outputs, **options)
-        except ResumeError:
-            # Something else was drawn, or asked for, since that try.
-            shutil.rmtree(made)
-            made.mkdir()
-            return deliver(self.raster, model, outputs, **options)
-
-    def stale(self, made: set[str]) -> list[Path]:
-        """Files of the families of its layers that the new ones have not."""
-        found = [path.with_suffix(ending) for path in self.layers for ending in FAMILIES.get(path.suffix.lower(), ())]
-        return [path for path in found if path.name not in made and path.exists() and path.suffix != ".qml"]
 
 
 @dataclass(frozen=True)
@@ -313,51 +238,9 @@ def _ask_gate(correction: Correction, models: Models, progress: Progress) -> Ver
     return verdict
 
 
-def _opening(correction: Correction) -> dict[str, Any]:
-    opening = correction.opening
-    return {"bands": opening.bands, "nodata": opening.nodata, "crs": opening.crs, "vector_crs": opening.vector_crs}
-
-
-def _uncertainty_of(path: Path) -> Uncertainty | None:
-    """Which uncertainty a raster beside a mask holds, by the name of its band."""
-    told = open_raster(path).names[0] if path.is_file() else ""
-    return "entropy" if "entropy" in told else "margin" if told else None
-
-
-def _areas(correction: Correction, recipe: Recipe, stage: Path) -> Path:
-    """All that was drawn, as a layer of polygons."""
-    frames = []
-    for scene in open_rasters(correction, recipe):
-        shapes = _drawn(scene)
-        frames.append(geopandas.GeoDataFrame(geometry=shapes, crs=scene.geobox.crs and scene.geobox.crs.proj))
-    frames = [frame.to_crs(frames[0].crs) if frame.crs else frame for frame in frames]
-    drawn = shapely.union_all(np.concatenate([frame.geometry.to_numpy() for frame in frames]))
-    polygons = [part for part in shapely.get_parts(drawn) if part.area > 0]
-    if not polygons:
-        raise CorrectionError(f"nothing is drawn in {correction.id}: say where to predict again with --aoi")
+def _areas(correction: Correction, models: Models, stage: Path) -> Path:
     stage.mkdir(exist_ok=True)
-    path = stage / "areas.fgb"
-    path.unlink(missing_ok=True)
-    frame = geopandas.GeoDataFrame(geometry=polygons, crs=frames[0].crs)
-    pyogrio.write_dataframe(frame, path, driver="FlatGeobuf")
-    return path
-
-
-def _drawn(scene: LabelledScene) -> np.ndarray:
-    """All that was drawn on a raster, as polygons in its CRS; points and lines with the pixels that they touch."""
-    drawing: Any = scene.drawing
-    if drawing is not None:
-        parts = [drawing.areas, drawing.objects, drawing.background, drawing.points]
-    elif scene.areas:
-        parts = list(scene.areas.values())
-    elif scene.truth and all(part.partial for part in scene.truth) and not scene.truth_views:
-        parts = list(scene.truth)
-    else:
-        return np.array([scene.geobox.extent.geom], object)
-    shapes = np.concatenate([part.geometries for part in parts])
-    thin = shapely.area(shapes) == 0
-    shapes[thin] = shapely.buffer(shapes[thin], abs(scene.geobox.affine.a))
-    return shapes
+    return write_areas(correction, open_rasters(correction, models.after.model.recipe), stage / "areas.fgb")
 
 
 def _deployed(correction: Correction, before: Deployment | None) -> Deployment:
@@ -368,7 +251,7 @@ def _deployed(correction: Correction, before: Deployment | None) -> Deployment:
 
 
 def _put_in_place(
-    project: Project, correction: Correction, delivered: _Delivered | None, deployment: Deployment
+    project: Project, correction: Correction, delivered: Delivered | None, deployment: Deployment
 ) -> tuple[Path, ...]:
     """Save what is there, and change it all together."""
     moves: list[Move] = []

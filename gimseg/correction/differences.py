@@ -168,8 +168,8 @@ def _classes(view: RasterView, roi: Roi) -> NDArray[np.uint8]:
 
 def _only_in(own: Path, other: Path, columns: list[str]) -> Iterator[gpd.GeoDataFrame]:
     """Polygons of one layer that have no partner in the other, tile by tile."""
-    info = pyogrio.read_info(own, force_total_bounds=True)
-    if not info["features"]:
+    info = pyogrio.read_info(own, force_feature_count=True, force_total_bounds=True)
+    if info["total_bounds"] is None:
         return
     left, bottom, right, top = info["total_bounds"]
     size = max(right - left, top - bottom) / max(1, math.ceil(math.sqrt(info["features"] / _TILE)))
