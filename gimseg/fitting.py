@@ -38,7 +38,7 @@ class Fit(LightningModule):
         steps: number of batches of the whole training.
         classes: number of classes with the background.
         log: CSV file that gets a row an epoch.
-        teacher: network whose answer is kept where there is no label.
+        teacher: network whose answer is kept in windows without any label.
     """
 
     def __init__(
@@ -127,7 +127,8 @@ class Fit(LightningModule):
         if self.teacher is not None:
             with torch.no_grad():
                 taught = self.teacher(images)
-            free = batch["valid"] & (batch["labels"] == UNLABELLED)
+            # Beside a label the teacher may well be wrong: that is what was corrected.
+            free = batch["valid"] & (batch["labels"] == UNLABELLED).all(dim=(1, 2), keepdim=True)
             loss = loss + distillation_loss(logits.float(), taught.float(), free)
         self._losses["train"].append(float(loss.detach()))
         return loss

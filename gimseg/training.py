@@ -143,7 +143,7 @@ def survey_ground(datasets: Datasets, settings: Settings, progress: Progress = s
         divided = hold_out(surveys, settings.val_share, settings.seed, settings.window)
         paths = {scene.path for scene in divided}
         scenes = (*divided, *(scene for scene in scenes if scene.path not in paths))
-    scenes = _in_memory(scenes, zoomed=settings.augmentation is not None)
+    scenes = in_memory(scenes, zoomed=settings.augmentation is not None)
     train_scenes = [scene for scene in scenes if not scene.splits or "train" in scene.splits]
     if not train_scenes:
         raise DatasetError("no dataset is for training: give one the split train, or none")
@@ -161,8 +161,13 @@ def _undivided(scene: LabelledScene) -> LabelledScene:
     return replace(scene, areas={None: scene.areas["train"]})
 
 
-def _in_memory(scenes: Sequence[LabelledScene], *, zoomed: bool) -> tuple[LabelledScene, ...]:
-    """Hold the scenes in memory if they fit: random windows of files cost more than the network."""
+def in_memory(scenes: Sequence[LabelledScene], *, zoomed: bool) -> tuple[LabelledScene, ...]:
+    """Hold the scenes in memory if they fit: random windows of files cost more than the network.
+
+    Args:
+        scenes: as they were opened.
+        zoomed: windows are read at other resolutions too, from the files' own pixels.
+    """
     planes = sum(math.prod(scene.shape) * (4 * len(scene.raster.bands) + 4) for scene in scenes)
     rasters = [scene.raster for scene in scenes]
     native = sum(math.prod(file.shape) * (np.dtype(file.dtype).itemsize * len(file.bands) + 1) for file in rasters)
@@ -306,7 +311,7 @@ def fit_network(
         work: gets ``last.ckpt`` after each epoch, ``best.ckpt`` where there is validation ground, and ``metrics.csv``.
         device: ``auto``, ``cpu``, ``cuda``.
         progress: told after each step.
-        teacher: whose answer is kept where there is no label; None: that ground counts for nothing.
+        teacher: whose answer is kept in windows without any label; None: these count for nothing.
     """
     recipe, ground, settings = windows.recipe, windows.ground, windows.settings
     classes = len(recipe.legend.classes) + 1
