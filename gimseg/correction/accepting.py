@@ -23,7 +23,7 @@ from gimseg.delivery import Delivery
 from gimseg.deployments import PROJECT_FILE, Accepted, Deployment
 from gimseg.errors import CorrectionError, OutputError
 from gimseg.models import find_model
-from gimseg.progress import Progress, silent
+from gimseg.progress import Progress, format_duration, silent
 
 _RECORD, _STAGE, _SAVED, _READY = "accepted.json", ".accepting", "replaced", ".gimseg-ready"
 
@@ -52,16 +52,16 @@ class Acceptance:
         if self.verdict is not None:
             lines += [self.verdict.text()] if self.verdict.passed else [f"forced, although {self.verdict.text()}"]
         if self.delivery is not None:
-            lines.append(self.delivery.prediction.text())
+            lines.append(f"predicted again in {format_duration(self.delivery.prediction.seconds)}")
         if self.files:
             lines.append(f"updated {', '.join(map(str, self.files))}")
         return "\n".join(lines)
 
 
 def accept(
-    project: Project,
     id: str,
     *,
+    project: str | os.PathLike[str] = ".",
     raster: str | os.PathLike[str] | None = None,
     segments: Sequence[str | os.PathLike[str]] = (),
     aoi: str | os.PathLike[str] | None = None,
@@ -80,8 +80,8 @@ def accept(
     the next command carries out.
 
     Args:
-        project: of the correction.
         id: of the correction.
+        project: folder that holds ``corrections/``.
         raster: that was predicted; None: the one that was drawn on.
         segments: mask and polygons that were delivered for it; none: those that the
             correction names.
@@ -99,14 +99,16 @@ def accept(
         CorrectionError: the gate holds the model back, or there is nothing to accept.
         GimsegError: a file cannot be read, written or put together.
     """
-    correction = project.correction(id)
-    with alone(project.rounds):
+    home = Project(Path(project))
+    correction = home.correction(id)
+    with alone(home.rounds):
         models = Models.of(correction, device)
-        before = project.deployment()
-        _check_lineage(project, correction, before, force)
+        before = home.deployment()
+        _check_lineage(correction, models, before, force)
         verdict = _ask_gate(correction, models, progress)
         if not verdict.passed and not force:
-            raise CorrectionError(f"{verdict.text()}. --force deploys it all the same")
+            told = verdict.text().replace("\n", "; ")
+            raise CorrectionError(f"{told}. --force deploys it all the same")
         delivered = Delivered.of(raster or correction.rasters[0], segments or correction.segments)
         delivery = None
         stage = correction.folder / _STAGE
@@ -116,45 +118,46 @@ def accept(
             given = opening_of(correction) | {"aoi": aoi} | delivered.options(areas)
             delivery = delivered.predict(correction.model, stage, given | chosen)
         deployment = _deployed(correction, before)
-        files = _put_in_place(project, correction, delivered, deployment)
+        files = _put_in_place(correction, delivered, deployment)
     return Acceptance(id, deployment.model, verdict, delivery, files)
 
 
-def rollback(project: Project, id: str | None = None, *, force: bool = False) -> Acceptance:
+def rollback(id: str | None = None, *, project: str | os.PathLike[str] = ".", force: bool = False) -> Acceptance:
     """Undo the last acceptance: its model, and the files that it changed.
 
     Args:
-        project: of which.
         id: of the correction that was accepted last; None: that one.
+        project: folder that holds ``corrections/``.
         force: even though a file was changed since.
 
     Raises:
         CorrectionError: nothing was accepted, another correction was accepted since, or
             a file was changed.
     """
-    nothing = CorrectionError(f"nothing was accepted in {project.rounds}: there is nothing to undo")
-    if not project.rounds.is_dir():
+    home = Project(Path(project))
+    nothing = CorrectionError(f"nothing was accepted in {home.rounds}: there is nothing to undo")
+    if not home.rounds.is_dir():
         raise nothing
-    with alone(project.rounds):
-        deployment = project.deployment()
+    with alone(home.rounds):
+        deployment = home.deployment()
         if deployment is None or not deployment.ids:
             raise nothing
         last = deployment.ids[-1]
         if id not in (None, last):
             raise CorrectionError(f"{last} was accepted after {id}, or {id} never was: undo {last} first")
-        correction = project.correction(last)
+        correction = home.correction(last)
         record = _Record.read(correction)
         record.check_unchanged(force)
         moves = record.moves_back(correction)
-        ready = _ready_folder(project.rounds)
+        ready = _ready_folder(home.rounds)
         if record.project is None:
-            moves.append(Move(project.rounds / PROJECT_FILE))
+            moves.append(Move(home.rounds / PROJECT_FILE))
         else:
             (ready / PROJECT_FILE).write_text(record.project, encoding="utf-8")
-            moves.append(Move(project.rounds / PROJECT_FILE, ready / PROJECT_FILE))
+            moves.append(Move(home.rounds / PROJECT_FILE, ready / PROJECT_FILE))
         sweep = [ready, correction.folder / _SAVED, *({record.folder / _READY} if record.files else ())]
-        change(project.rounds, [*moves, Move(correction.folder / _RECORD)], sweep)
-    now = project.deployment()
+        change(home.rounds, [*moves, Move(correction.folder / _RECORD)], sweep)
+    now = home.deployment()
     model = now.model if now is not None else correction.parent
     return Acceptance(last, model, files=tuple(record.folder / name for name in record.files))
 
@@ -215,17 +218,18 @@ class _Record:
         return moves
 
 
-def _check_lineage(project: Project, correction: Correction, before: Deployment | None, force: bool) -> None:
+def _check_lineage(correction: Correction, models: Models, before: Deployment | None, force: bool) -> None:
     """Refuse what would lose what was accepted before, or accepts it again."""
     if before is not None and correction.id in before.ids:
         raise CorrectionError(f"{correction.id} was accepted already: gimseg correct rollback undoes the last one")
     if before is None or force:
         return
-    deployed = project.deployed()
-    if deployed is not None and find_model(deployed).resolve() != find_model(correction.parent).resolve():
+    deployed = correction.project.deployed()
+    began = models.before.model.folder
+    if deployed is not None and began is not None and find_model(deployed).resolve() != began.resolve():
         raise CorrectionError(
-            f"{correction.id} began with {correction.parent}, the project works with {deployed} since: start it again "
-            "from there, or --force deploys it all the same and leaves out what was accepted in between"
+            f"{correction.id} was trained from {began}, the project works with {deployed} since: train it again, or "
+            "--force deploys it all the same and leaves out what was accepted in between"
         )
 
 
@@ -240,7 +244,9 @@ def _ask_gate(correction: Correction, models: Models, progress: Progress) -> Ver
 
 def _areas(correction: Correction, models: Models, stage: Path) -> Path:
     stage.mkdir(exist_ok=True)
-    return write_areas(correction, open_rasters(correction, models.after.model.recipe), stage / "areas.fgb")
+    recipe = models.after.model.recipe
+    scenes = [scene for each in models.learned for scene in open_rasters(each, recipe)]
+    return write_areas(correction, scenes, stage / "areas.fgb")
 
 
 def _deployed(correction: Correction, before: Deployment | None) -> Deployment:
@@ -250,10 +256,9 @@ def _deployed(correction: Correction, before: Deployment | None) -> Deployment:
     return Deployment(model, (*history, Accepted(correction.id, model, now)))
 
 
-def _put_in_place(
-    project: Project, correction: Correction, delivered: Delivered | None, deployment: Deployment
-) -> tuple[Path, ...]:
+def _put_in_place(correction: Correction, delivered: Delivered | None, deployment: Deployment) -> tuple[Path, ...]:
     """Save what is there, and change it all together."""
+    rounds = correction.project.rounds
     moves: list[Move] = []
     folder, files, saved = correction.folder, dict[str, str | None](), list[str]()
     kept = correction.folder / _SAVED
@@ -276,17 +281,17 @@ def _put_in_place(
             if (folder / name).exists():
                 _copy(folder / name, kept / name)
                 saved.append(name)
-    before = project.rounds / PROJECT_FILE
+    before = rounds / PROJECT_FILE
     told = before.read_text(encoding="utf-8") if before.exists() else None
     record = _Record(folder, files, tuple(saved), told)
-    own = _ready_folder(project.rounds)
+    own = _ready_folder(rounds)
     (own / _RECORD).write_text(record.text(), encoding="utf-8")
     deployment.write(own)
     moves += [
         Move(correction.folder / _RECORD, own / _RECORD),
         Move(before, own / PROJECT_FILE),
     ]
-    change(project.rounds, moves, [own, correction.folder / _STAGE, *([folder / _READY] if files else [])])
+    change(rounds, moves, [own, correction.folder / _STAGE, *([folder / _READY] if files else [])])
     return tuple(folder / name for name, digest in files.items() if digest is not None)
 
 

@@ -97,8 +97,7 @@ class RasterChange:
             more = share > overlay[..., 3] / 255
             # A cell of which a tenth changed is seen as well as one that changed altogether.
             overlay[more] = np.column_stack([np.full((more.sum(), 3), colour), 255 * np.sqrt(share[more])])
-        caption = f"{Path(self.scene.path).name}: green became an object, red became background"
-        return Picture(blend(grey.astype(np.uint8), overlay), caption)
+        return Picture(blend(grey.astype(np.uint8), overlay), "changes")
 
 
 def make_page(
@@ -124,8 +123,8 @@ def make_page(
         "rasters": "\n".join(correction.rasters),
         **{f"model {when}": f"{item['name']}, {item['folder']}, {item['fingerprint']}"
            for when, item in models.identity().items()},
-        "drawing": proof.key["drawing"],
-        "frozen test set": proof.key["test"] or "test windows that the old model keeps",
+        "drawing": "\n".join(f"{id} {key}" for id, key in proof.key["drawing"].items()),
+        "old test set": proof.key["test"] or ("none" if proof.old is None else "test windows that the model keeps"),
     }  # fmt: skip
     head = "accepted by the gate" if proof.verdict.passed else "held back by the gate"
     return Page(f"Correction {correction.id}: {head}", tuple(sections), ", ".join(correction.rasters), told)
@@ -163,8 +162,8 @@ def _swipes(looks: Sequence[Look], count: int, legend: Legend) -> Iterator[Block
 def _scores(proof: Proof, legend: Legend) -> Iterator[Block]:
     columns = (
         Column("ground"), Column("threshold"), Column("score"), Column("before", "share"), Column("95 %"),
-        Column("after", "share"), Column("95 %"), Column("gain", "change"), Column("95 %"), Column("pieces", "count"),
-        Column("pixels", "count"),
+        Column("after", "share"), Column("95 %"), Column("gain", "change"), Column("95 %"),
+        Column("blocks", "count", "blocks of ground, or windows, that were drawn for the intervals"),
     )  # fmt: skip
     rows = []
     for name, scored in (("corrected, held out", proof.held), ("old test set", proof.old)):
@@ -175,7 +174,7 @@ def _scores(proof: Proof, legend: Legend) -> Iterator[Block]:
             each.append((_thresholds(scored, legend), "IoU", scored.rescanned))
         for threshold, measure, one in each:
             cells = [cell for interval in (one.before, one.after, one.gain) for cell in _cells(interval)]
-            rows.append((name, threshold, measure, *cells, scored.pieces, scored.pixels))
+            rows.append((name, threshold, measure, *cells, scored.pieces))
     if not rows:
         yield Paragraph("No ground was held out, and the old model keeps no test windows: nothing can be scored.")
         return
@@ -218,7 +217,8 @@ def _rest(changes: Sequence[RasterChange], estimate: Estimate | None) -> Iterato
                 ("objects vanished", f"{objects.vanished:,}", f"{objects.before:,} before"),
             )
         )
-        yield Swipe((Picture(to_rgb(change.image), "image"), change.picture()), change.text())
+        colours = "Green became an object, red became background."
+        yield Swipe((Picture(to_rgb(change.image), "image"), change.picture()), f"{change.text()}. {colours}")
     if estimate is not None:
         yield Paragraph(f"{estimate.text()[0].upper()}{estimate.text()[1:]}.")
 
@@ -232,7 +232,7 @@ def _thresholds(scored: Scored, legend: Legend) -> str:
 
 def _cells(interval: Interval) -> tuple[float, str]:
     known = not math.isnan(interval.low)
-    return float(interval.score), f"{interval.low:.3f} to {interval.high:.3f}".replace("-", "−") if known else "–"
+    return float(interval.score), f"{interval.low:.2f} to {interval.high:.2f}".replace("-", "−") if known else "–"
 
 
 def _gain(gain: Interval) -> str:

@@ -19,6 +19,7 @@ from gimseg.correction.differences import compare_masks, compare_polygons
 from gimseg.correction.estimates import Estimate, estimate_accuracy
 from gimseg.correction.gate import Verdict
 from gimseg.correction.grounds import drawn_parts, open_rasters
+from gimseg.correction.journal import alone
 from gimseg.correction.pages import Look, RasterChange, make_page
 from gimseg.correction.proof import Models, Proof, prove, write_metrics
 from gimseg.correction.rounds import Correction, Project
@@ -60,9 +61,9 @@ class Report:
 
 
 def report(
-    project: Project,
     id: str,
     *,
+    project: str | os.PathLike[str] = ".",
     test: str | os.PathLike[str] | None = None,
     suggestions: str | os.PathLike[str] | None = None,
     rest: bool = True,
@@ -76,8 +77,8 @@ def report(
     there already of these very models is not predicted again.
 
     Args:
-        project: of the correction.
         id: of the correction.
+        project: folder that holds ``corrections/``.
         test: dataset file of what was learned before; None: the test windows that the
             old model keeps.
         suggestions: areas that ``correct suggest`` drew; None: ``suggestions.gpkg`` of the
@@ -90,13 +91,29 @@ def report(
         CorrectionError: nothing was learned yet.
         GimsegError: a file cannot be read or written.
     """
-    correction = project.correction(id)
+    home = Project(Path(project))
+    correction = home.correction(id)
+    with alone(home.rounds):
+        return _report(correction, test, suggestions, rest=rest, device=device, progress=progress)
+
+
+def _report(
+    correction: Correction,
+    test: str | os.PathLike[str] | None,
+    suggestions: str | os.PathLike[str] | None,
+    *,
+    rest: bool,
+    device: str,
+    progress: Progress,
+) -> Report:
     models = Models.of(correction, device)
     proof = prove(correction, models, test, progress=progress)
-    asked = Path(suggestions) if suggestions is not None else project.folder / SUGGESTIONS
+    asked = Path(suggestions) if suggestions is not None else correction.project.folder / SUGGESTIONS
     changes, looks, drawn = [], [], []
-    for number, scene in enumerate(open_rasters(correction, models.after.model.recipe), 1):
-        masks = _predict(correction, models, scene, number, rest=rest, progress=progress)
+    recipe = models.after.model.recipe
+    scenes = [(each, scene) for each in models.learned for scene in open_rasters(each, recipe)]
+    for number, (each, scene) in enumerate(scenes, 1):
+        masks = _predict(correction, models, (each, scene), number, rest=rest, progress=progress)
         looked = _Masks.of(scene, *masks)
         if rest:
             diff = numbered(correction.diff, number)
@@ -184,11 +201,18 @@ def _coarse(scene: LabelledScene, cells: Doubt) -> np.ndarray:
 
 
 def _predict(
-    correction: Correction, models: Models, scene: LabelledScene, number: int, *, rest: bool, progress: Progress
+    correction: Correction,
+    models: Models,
+    drawn: tuple[Correction, LabelledScene],
+    number: int,
+    *,
+    rest: bool,
+    progress: Progress,
 ) -> tuple[Path, Path]:
     """Masks of both models: of the whole raster, or around what was drawn."""
     paths = numbered(correction.before, number), numbered(correction.after, number)
-    options: dict[str, Any] = opening_of(correction, scene)
+    each, scene = drawn
+    options: dict[str, Any] = opening_of(each, scene)
     if not rest:
         options["aoi"] = write_areas(correction, [scene], correction.folder / f".around_{number}.fgb")
     for path, predictor in zip(paths, (models.before, models.after), strict=True):
