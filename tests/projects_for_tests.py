@@ -20,7 +20,7 @@ from gimseg.legend import Legend
 from gimseg.models import Model, Recipe, build_network
 
 OPTIONS = {"encoder_depth": 3, "decoder_channels": [16, 8, 8]}
-SHAPE = (260, 320)
+SHAPE = (200, 250)
 SEGMENTS = ("big_segments.tif", "big_segments.shp", "big_segments.gpkg")
 POLYGONS = {"min_area_m2": 4.0}
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from gimseg.errors import CorrectionError
 from gimseg.inference import Predictor
-from gimseg.intervals import Interval, bootstrap
+from gimseg.intervals import Interval, resampled
 from gimseg.labelled_scenes import LabelledScene
 from gimseg.legend import UNLABELLED, Legend
 from gimseg.metrics import Confusion
@@ -97,12 +97,14 @@ class Comparison:
     gain: Interval
 
     @classmethod
-    def of(cls, pairs: Sequence[Pair], score: Callable[[Counts], float]) -> Comparison:
-        """Of pieces of ground together."""
+    def of(cls, whole: Pair, drawn: Sequence[Pair], score: Callable[[Counts], float]) -> Comparison:
+        """Of all pieces of ground together, and of draws of them."""
+        before, after = score(whole.before), score(whole.after)
+        scores = np.array([[score(pair.before), score(pair.after)] for pair in drawn]).reshape(-1, 2)
         return cls(
-            bootstrap(pairs, lambda pair: score(pair.before), draws=_DRAWS),
-            bootstrap(pairs, lambda pair: score(pair.after), draws=_DRAWS),
-            bootstrap(pairs, lambda pair: score(pair.after) - score(pair.before), draws=_DRAWS),
+            Interval.around(before, scores[:, 0]),
+            Interval.around(after, scores[:, 1]),
+            Interval.around(after - before, scores[:, 1] - scores[:, 0]),
         )
 
     def text(self, measure: str) -> str:
@@ -147,12 +149,15 @@ class Scored:
             return None
         whole = sum(pairs[1:], pairs[0])
         before, after = whole.before.confusion, whole.after.confusion
+        drawn = _drawn_again(pairs)
         # False alarms on empty ground have the IoU 0, be they many or few.
         is_there = bool(before.support[1:].any())
         return cls(
             measure="IoU" if is_there else "share right",
-            deployed=Comparison.of(pairs, (lambda counts: counts.iou) if is_there else (lambda counts: counts.right)),
-            rescanned=Comparison.of(pairs, lambda counts: counts.best_iou) if is_there else None,
+            deployed=Comparison.of(
+                whole, drawn, (lambda counts: counts.iou) if is_there else (lambda counts: counts.right)
+            ),
+            rescanned=Comparison.of(whole, drawn, lambda counts: counts.best_iou) if is_there else None,
             thresholds=(whole.before.best_thresholds, whole.after.best_thresholds),
             pieces=len(pairs),
             pixels=before.total,
@@ -286,6 +291,24 @@ def compare_models(
         pairs += [Pair(counted[0][key], counted[1][key]) for key in sorted(counted[0])]
         progress("score", done, len(scenes), "scenes")
     return pairs
+
+
+def _drawn_again(pairs: Sequence[Pair]) -> list[Pair]:
+    """All pieces of ground together, drawn with replacement again and again, whole pieces each time."""
+    counts = [[pair.before, pair.after] for pair in pairs]
+    # One seed: the same pieces are drawn for all three.
+    matrices, bins, sums = (
+        resampled(np.array([[part(one) for one in both] for both in counts]), draws=_DRAWS)
+        for part in (
+            lambda one: one.confusion.matrix,
+            lambda one: one.probabilities.counts,
+            lambda one: one.probabilities.sums,
+        )
+    )
+    return [
+        Pair(*(Counts(Confusion(matrix[i]), ProbabilityTable(count[i], total[i])) for i in (0, 1)))
+        for matrix, count, total in zip(matrices, bins, sums, strict=True)
+    ]
 
 
 def _count(scene: LabelledScene, predictor: Predictor, split: str | None) -> Iterator[tuple[tuple[int, int], Counts]]:
