@@ -16,22 +16,22 @@ from typing import Any
 import click
 
 from gimseg import __version__
+from gimseg.command_options import (
+    PipelineOrder,
+    device_option,
+    model_option,
+    nodata_of,
+    numbers,
+    overwrite_option,
+    polygon_options,
+    progress_of,
+    quiet_option,
+)
+from gimseg.correct_commands import correct
 from gimseg.errors import GimsegError
 
-_RESUMABLE = ("train", "predict")
+_RESUMABLE = ("train", "predict", "correct")
 _GRACE_S = 1.2
-
-model_option = click.option("-m", "--model", default="builtin", show_default=True, help="Model folder.")
-device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
-quiet_option = click.option("--quiet", is_flag=True, help="Say nothing but errors.")
-
-
-class PipelineOrder(click.Group):
-    """A group that lists its commands in the order in which they are used."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
 
 
 @click.group(cls=PipelineOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -50,7 +50,7 @@ def demo(folder: str, seed: int, device: str, overwrite: bool, quiet: bool) -> N
     """Learn one synthetic scene, predict another; leave it all in FOLDER."""
     from gimseg.demo import run_demo
 
-    click.echo(run_demo(folder, seed=seed, device=device, overwrite=overwrite, progress=_progress(quiet)).text())
+    click.echo(run_demo(folder, seed=seed, device=device, overwrite=overwrite, progress=progress_of(quiet)).text())
 
 
 @cli.command()
@@ -62,7 +62,7 @@ def info(path: str, plot: str | None, overwrite: bool, quiet: bool) -> None:
     """Tell what a dataset file, a raster or a model holds."""
     from gimseg.info import describe
 
-    click.echo(describe(path, plot=plot, overwrite=overwrite, progress=_progress(quiet)))
+    click.echo(describe(path, plot=plot, overwrite=overwrite, progress=progress_of(quiet)))
 
 
 def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -126,7 +126,7 @@ def train(
         device=device,
         overwrite=overwrite,
         restart=restart,
-        progress=_progress(quiet),
+        progress=progress_of(quiet),
     )
     if not quiet:
         iou = model.scores.get("val", {}).get("iou")
@@ -159,34 +159,8 @@ def evaluate(dataset_file: str, model: str, mask: tuple[str, ...], quiet: bool, 
     from gimseg.datasets import read_datasets
     from gimseg.evaluation import evaluate as run
 
-    scores = run(mask or model, read_datasets(dataset_file), progress=_progress(quiet), **given)
+    scores = run(mask or model, read_datasets(dataset_file), progress=progress_of(quiet), **given)
     click.echo(scores.table())
-
-
-def polygon_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of ``predict`` and ``vectorize`` that shape polygons, in the order in which they are applied."""
-    options = (
-        click.option(
-            "--connectivity",
-            default=4,
-            show_default=True,
-            help="Pixels of one object share edges (4), or edges or corners (8).",
-        ),
-        click.option(
-            "--instances",
-            type=click.Choice(["distance", "probability"]),
-            help="Split objects that touch: at necks, or where the probability falls between two peaks.",
-        ),
-        click.option("--min-area", "min_area_m2", default=0.0, help="Drop polygons below this area, m²."),
-        click.option("--fill-holes", "fill_holes_m2", default=0.0, help="Fill holes below this area, m²."),
-        click.option("--simplify", "simplify_m", default=0.0, help="Simplify polygons within this tolerance, m."),
-        click.option("--coverage", is_flag=True, help="Simplify neighbours together: no gap, no overlap."),
-        click.option("--smooth", "smooth_m", default=0.0, help="Round corners within this tolerance, m."),
-        click.option("--right-angles", is_flag=True, help="Make the corners of buildings right angles."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 def product_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -272,8 +246,8 @@ def predict(rasters: tuple[str, ...], model: tuple[str, ...], output: tuple[str,
     from gimseg.delivery import deliver_each, rehearse
 
     quiet = given.pop("quiet")
-    given["bands"] = _numbers(given["bands"])
-    given["nodata"] = _nodata(given["nodata"])
+    given["bands"] = numbers(given["bands"])
+    given["nodata"] = nodata_of(given["nodata"])
     given["products"] = _products(given)
 
     if given.pop("dry_run"):
@@ -283,7 +257,9 @@ def predict(rasters: tuple[str, ...], model: tuple[str, ...], output: tuple[str,
     def tell(text: str) -> None:
         click.echo(text, err=True)
 
-    for done in deliver_each(rasters, model, output, progress=_progress(quiet), tell=None if quiet else tell, **given):
+    for done in deliver_each(
+        rasters, model, output, progress=progress_of(quiet), tell=None if quiet else tell, **given
+    ):
         if not quiet:
             click.echo(done.text())
 
@@ -314,132 +290,12 @@ def vectorize(mask: str, output: tuple[str, ...], quiet: bool, **given: Any) -> 
     from gimseg.vectorization import vectorize as run
 
     given["values"] = parse_values(given["values"])
-    done = run(mask, list(output) or f"{Path(mask).stem}.shp", progress=_progress(quiet), **given)
+    done = run(mask, list(output) or f"{Path(mask).stem}.shp", progress=progress_of(quiet), **given)
     if not quiet:
         click.echo("\n".join([f"{done.count} polygons in {', '.join(map(str, done.paths))}", *done.notes]))
 
 
-@cli.group(cls=PipelineOrder)
-def correct() -> None:
-    """Draw what is wrong, learn it, forget nothing, see the proof."""
-
-
-project_option = click.option(
-    "--project", type=click.Path(file_okay=False), default=".", show_default=True, help="Folder of corrections/."
-)
-
-
-@correct.command()
-@click.argument("raster", type=click.Path(exists=True, dir_okay=False))
-@click.option(
-    "-m",
-    "--model",
-    multiple=True,
-    default=["builtin"],
-    show_default=True,
-    help="Model folder, or a project's. Several times: where they disagree.",
-)
-@click.option("-o", "--output", required=True, type=click.Path(), help="GeoPackage to write.")
-@click.option("-n", "--count", default=10, show_default=True, help="Areas; a fifth of them at random.")
-@click.option("--older", type=click.Path(exists=True), help="An older layer: where the prediction differs from it.")
-@click.option("--side", "side_m", type=float, help="Side of an area, m. [default: what is drawn in minutes]")
-@click.option("--tta", type=click.Choice(["flips", "symmetries"]), help="Where views of the image disagree, too.")
-@click.option("--seed", default=0, show_default=True, help="Draws other random areas.")
-@click.option("--bands", help="Bands of the raster to use, as 1,2,3. [default: those of the model]")
-@click.option("--nodata", help="Value that means no data, or auto for a border that nothing declares.")
-@click.option("--crs", help="CRS of a raster that has none.")
-@click.option("--vector-crs", help="CRS of an older layer that has none.")
-@device_option
-@overwrite_option
-@quiet_option
-def suggest(raster: str, model: tuple[str, ...], output: str, quiet: bool, **given: Any) -> None:
-    """Find areas of RASTER that are worth drawing."""
-    from gimseg.correction.suggesting import suggest_areas
-
-    given["bands"], given["nodata"] = _numbers(given["bands"]), _nodata(given["nodata"])
-    done = suggest_areas(raster, list(model), output, progress=_progress(quiet), **given)
-    if not quiet:
-        click.echo(done.text())
-
-
-@correct.command()
-@click.argument("id")
-@project_option
-@click.option(
-    "--test",
-    type=click.Path(exists=True, dir_okay=False),
-    help="Dataset file of what was learned before. [default: the test windows that the model keeps]",
-)
-@click.option(
-    "--suggestions",
-    type=click.Path(exists=True),
-    help="Areas of gimseg correct suggest, for an estimate of "
-    "the accuracy everywhere. [default: suggestions.gpkg of the project]",
-)
-@click.option("--rest/--no-rest", default=True, help="Look at the rest of the raster too, which is predicted twice.")
-@device_option
-@quiet_option
-def report(id: str, quiet: bool, **given: Any) -> None:
-    """Compare the models before and after correction ID, and ask the gate."""
-    from gimseg.correction.reporting import report as run
-
-    done = run(id, progress=_progress(quiet), **given)
-    if not quiet:
-        click.echo(done.text())
-
-
-@correct.command()
-@click.argument("id")
-@project_option
-@click.option("-r", "--raster", type=click.Path(exists=True), help="What was predicted. [default: what was drawn on]")
-@click.option(
-    "--segments",
-    multiple=True,
-    type=click.Path(),
-    help="Mask and polygons to bring up to the new model, each with its own --segments. [default: those that it names]",
-)
-@click.option(
-    "--aoi", type=click.Path(exists=True), help="Predict again inside these polygons. [default: what was drawn]"
-)
-@click.option("--everywhere", is_flag=True, help="Predict the whole raster again.")
-@click.option("--force", is_flag=True, help="Even though the gate holds the new model back.")
-@polygon_options
-@click.option("--window", type=int, help="Largest side of a window, px, as it was given to predict.")
-@device_option
-@click.option("--backend", default="auto", show_default=True, help="What computes: auto, torch or openvino.")
-@click.option("--precision", default="auto", show_default=True, help="As it was given to predict.")
-@click.option("--overwrite", is_flag=True, help="Replace polygons that were edited, too.")
-@quiet_option
-def accept(id: str, quiet: bool, **given: Any) -> None:
-    """Make the model of correction ID that of the project, and update what was delivered.
-
-    Options that shape polygons are to be given as they were given to predict.
-    """
-    from gimseg.correction.accepting import accept as run
-
-    done = run(id, progress=_progress(quiet), **given)
-    if not quiet:
-        click.echo(done.text())
-
-
-@correct.command()
-@click.argument("id", required=False)
-@project_option
-@click.option("--force", is_flag=True, help="Even though a file was changed since.")
-@quiet_option
-def rollback(id: str | None, project: str, force: bool, quiet: bool) -> None:
-    """Undo the last acceptance: its model, and the files that it changed."""
-    from gimseg.correction.accepting import rollback as run
-
-    done = run(id, project=project, force=force)
-    if not quiet:
-        click.echo(done.text())
-
-
-def _progress(quiet: bool) -> Any:
-    from gimseg.progress import ConsoleProgress, silent
-
-    return silent if quiet else ConsoleProgress()
+cli.add_command(correct)
 
 
 def _products(given: dict[str, Any]) -> Any:
@@ -448,20 +304,6 @@ def _products(given: dict[str, Any]) -> Any:
 
     threshold = parse_thresholds(given.pop("threshold"))
     return Products(given.pop("probabilities"), given.pop("uncertainty"), threshold)
-
-
-def _numbers(text: str | None) -> tuple[int, ...] | None:
-    try:
-        return tuple(int(part) for part in text.split(",")) if text else None
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} is no list of band numbers such as 1,2,3") from error
-
-
-def _nodata(text: str | None) -> float | str | None:
-    try:
-        return text if text in (None, "auto") else float(str(text))
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} is neither a number nor auto") from error
 
 
 def main(arguments: list[str] | None = None) -> int:

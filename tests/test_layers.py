@@ -128,12 +128,14 @@ LAYERS = (
     "cluster",
     "demo",
     "review",
+    "command_options",
+    "correct_commands",
     "cli",
     "__main__",
 )
 """Top to bottom. Names without a file are rooms that are not built yet."""
 
-LATE_IMPORTERS = ("cli",)
+LATE_IMPORTERS = ("cli", "command_options", "correct_commands")
 """Modules that may import others of gimseg inside a function."""
 
 

@@ -17,8 +17,8 @@ from scipy import ndimage
 from worlds import UTM, noise, write_raster
 
 from gimseg.correction.doubts import count_objects
-from gimseg.correction.suggesting import suggest_areas
-from gimseg.correction.suggestions import Doubt, estimate_iou, suggest, to_frame
+from gimseg.correction.suggesting import suggest
+from gimseg.correction.suggestions import Doubt, choose_squares, estimate_iou, to_frame
 from gimseg.errors import CorrectionError, OutputError
 from gimseg.metrics import Confusion
 
@@ -36,7 +36,7 @@ def drawn(seed: int, shape: tuple[int, int] = (40, 60), cell: int = 16) -> Doubt
 @given(seeds, st.integers(2, 20))
 def test_squares_do_not_overlap_and_lie_on_valid_ground(seed: int, count: int) -> None:
     doubt = drawn(seed)
-    found = suggest({"uncertainty": doubt}, count, seed=seed)
+    found = choose_squares({"uncertainty": doubt}, count, seed=seed)
     assert len(found) == count
     assert sum(one.kind == "random" for one in found) == max(1, round(count / 5))
     for place, one in enumerate(found):
@@ -52,7 +52,7 @@ def test_the_place_of_greatest_doubt_comes_first() -> None:
     doubt = drawn(0)
     doubt.total[:] *= 0.1
     doubt.total[30:34, 40:44] = 256
-    first = suggest({"uncertainty": doubt}, 6)[0]
+    first = choose_squares({"uncertainty": doubt}, 6)[0]
     assert (first.row, first.col, first.kind) == (30 * 16, 40 * 16, "uncertainty")
     assert first.score == pytest.approx(1.0)
 
@@ -61,7 +61,11 @@ def test_the_place_of_greatest_doubt_comes_first() -> None:
 @given(seeds)
 def test_random_squares_know_nothing_of_the_doubt(seed: int) -> None:
     one, other = (
-        {(item.row, item.col) for item in suggest({"doubt": drawn(which)}, 10, seed=seed) if item.kind == "random"}
+        {
+            (item.row, item.col)
+            for item in choose_squares({"doubt": drawn(which)}, 10, seed=seed)
+            if item.kind == "random"
+        }
         for which in (seed, seed + 1)
     )
     assert one == other
@@ -71,7 +75,7 @@ def test_random_squares_are_drawn_from_all_places_alike() -> None:
     doubt = drawn(0, (6, 6), 8)._replace(valid=np.full((6, 6), 64))
     counts = np.zeros((5, 5))
     for seed in range(2000):
-        (item,) = [item for item in suggest({"doubt": doubt}, 2, cells=2, seed=seed) if item.kind == "random"]
+        (item,) = [item for item in choose_squares({"doubt": doubt}, 2, cells=2, seed=seed) if item.kind == "random"]
         counts[item.row // 8, item.col // 8] += 1
     # 80 a place on average, deviation 9.
     assert counts.min() > 40
@@ -97,16 +101,16 @@ def test_doubt_added_region_by_region_is_that_of_the_whole(seed: int, parts: int
 def test_small_rasters_give_what_fits() -> None:
     doubt = Doubt.zeros((20, 20), 16)
     doubt.add((slice(0, 20), slice(0, 20)), np.ones((20, 20)), np.ones((20, 20), bool))
-    assert len(suggest({"doubt": doubt}, 10)) == 1
+    assert len(choose_squares({"doubt": doubt}, 10)) == 1
     with pytest.raises(CorrectionError, match="nothing of the raster"):
-        suggest({"doubt": Doubt.zeros((20, 20), 16)}, 3)
+        choose_squares({"doubt": Doubt.zeros((20, 20), 16)}, 3)
     with pytest.raises(CorrectionError, match="1 at least"):
-        suggest({"doubt": doubt}, 0)
+        choose_squares({"doubt": doubt}, 0)
 
 
 def test_a_layer_of_suggestions_lies_on_the_raster() -> None:
     geobox = GeoBox.from_bbox((0, 0, 960, 640), "EPSG:32633", resolution=1)
-    frame = to_frame(suggest({"doubt": drawn(1)}, 7), geobox)
+    frame = to_frame(choose_squares({"doubt": drawn(1)}, 7), geobox)
     assert list(frame["rank"]) == [1, 2, 3, 4, 5, 6, 7]
     assert frame.crs == "EPSG:32633"
     assert (frame.area == 64 * 64).all()
@@ -119,7 +123,10 @@ def test_an_estimate_from_random_squares_is_near_the_truth() -> None:
     guess = np.where(rng.random(truth.shape) < 0.1, 1 - truth, truth)
     whole = Confusion.of(truth, guess, 2).mean_iou
     squares = [
-        item for seed in range(20) for item in suggest({"doubt": drawn(seed)}, 10, seed=seed) if item.kind == "random"
+        item
+        for seed in range(20)
+        for item in choose_squares({"doubt": drawn(seed)}, 10, seed=seed)
+        if item.kind == "random"
     ]
     found = estimate_iou([Confusion.of(truth[item.roi], guess[item.roi], 2) for item in squares])
     assert found.score == pytest.approx(whole, abs=0.02)
@@ -127,7 +134,7 @@ def test_an_estimate_from_random_squares_is_near_the_truth() -> None:
 
 
 def test_measures_of_doubt_take_turns() -> None:
-    found = suggest({"one": drawn(0), "two": drawn(1), "three": drawn(2)}, 10)
+    found = choose_squares({"one": drawn(0), "two": drawn(1), "three": drawn(2)}, 10)
     kinds = [item.kind for item in found]
     assert [kinds.count(name) for name in ("one", "two", "three", "random")] == [3, 3, 2, 2]
     assert kinds == sorted(kinds, key=["one", "two", "three", "random"].index)
@@ -155,9 +162,7 @@ def world(folder: Path) -> Path:
 
 
 def test_areas_are_written_where_the_model_is_unsure(tmp_path: Path) -> None:
-    done = suggest_areas(
-        world(tmp_path), brightness_model(0.0, mean=(127.5,), std=(10.0,)), tmp_path / "s.gpkg", side_m=24
-    )
+    done = suggest(world(tmp_path), brightness_model(0.0, mean=(127.5,), std=(10.0,)), tmp_path / "s.gpkg", side_m=24)
     frame = geopandas.read_file(tmp_path / "s.gpkg", layer="suggestions")
     assert list(frame["kind"]) == ["uncertainty"] * 8 + ["random"] * 2
     assert (frame.bounds["minx"][:8] >= 500_150 - 24).all() and frame.crs == UTM
@@ -165,17 +170,17 @@ def test_areas_are_written_where_the_model_is_unsure(tmp_path: Path) -> None:
     assert "10 areas of 24 x 24 m, 8 by uncertainty, 2 at random" in done.text()
     assert frame["objects"][0] > 20 and frame["minutes"][0] == round(frame["objects"][0] / 6, 1)
     with pytest.raises(OutputError, match="exists"):
-        suggest_areas(world(tmp_path), brightness_model(), tmp_path / "s.gpkg")
+        suggest(world(tmp_path), brightness_model(), tmp_path / "s.gpkg")
 
 
 def test_areas_are_where_models_or_views_disagree_and_an_older_layer_differs(tmp_path: Path) -> None:
     raster = world(tmp_path)
     several = [brightness_model(10.0), brightness_model(30.0)]
-    suggest_areas(raster, several, tmp_path / "models.gpkg", count=4, side_m=24)
+    suggest(raster, several, tmp_path / "models.gpkg", count=4, side_m=24)
     frame = geopandas.read_file(tmp_path / "models.gpkg", layer="suggestions")
     by = frame[frame["kind"] == "disagreement"]
     assert len(by) == 1 and by["doubt"].item() == 1 and by.bounds["maxx"].item() <= 500_150
-    suggest_areas(raster, model(Reach(4)), tmp_path / "views.gpkg", count=4, side_m=24, tta="flips")
+    suggest(raster, model(Reach(4)), tmp_path / "views.gpkg", count=4, side_m=24, tta="flips")
     assert set(geopandas.read_file(tmp_path / "views.gpkg", layer="suggestions")["kind"]) == {
         "uncertainty",
         "disagreement",
@@ -184,7 +189,7 @@ def test_areas_are_where_models_or_views_disagree_and_an_older_layer_differs(tmp
     older = geopandas.GeoDataFrame(geometry=[shapely.box(500_000, 4_999_900, 500_020, 4_999_920)], crs=UTM)
     older.to_crs("EPSG:4326").to_file(tmp_path / "older.gpkg")
     dark = brightness_model(300.0)
-    suggest_areas(raster, dark, tmp_path / "d.gpkg", count=3, side_m=20, older=tmp_path / "older.gpkg")
+    suggest(raster, dark, tmp_path / "d.gpkg", count=3, side_m=20, older=tmp_path / "older.gpkg")
     frame = geopandas.read_file(tmp_path / "d.gpkg", layer="suggestions")
     best = frame[frame["kind"] == "difference"].iloc[0]
     assert best["doubt"] > 0.9 and best.geometry.intersection(older.geometry[0]).area > 0.9 * 400
@@ -195,7 +200,7 @@ def test_the_memory_of_a_search_does_not_grow_with_the_raster(tmp_path: Path) ->
     for rows in (3000, 12_000):
         raster = write_raster(tmp_path / f"{rows}.tif", noise((rows, 1500)), tiled=True)
         tracemalloc.start()
-        suggest_areas(raster, brightness_model(), tmp_path / f"{rows}.gpkg")
+        suggest(raster, brightness_model(), tmp_path / f"{rows}.gpkg")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0]

@@ -128,7 +128,9 @@ class CorrectedWindows(TrainingWindows):
     """Windows of which half show what was corrected, and half what was learned before."""
 
     def __init__(self, recipe: Recipe, corrected: tuple[Survey, ...], replay: Replay, settings: Settings) -> None:
-        super().__init__(recipe, Ground((*corrected, *replay.surveys), ()), settings)
+        # The recipe's window is that of prediction, which may be larger.
+        small = replace(recipe, window=settings.window, halo=0)
+        super().__init__(small, Ground((*corrected, *replay.surveys), ()), settings)
         first, *second = (
             WindowSampler(surveys, settings.window, settings.object_share, settings.balance)
             for surveys in (corrected, replay.surveys)

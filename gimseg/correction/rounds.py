@@ -190,8 +190,11 @@ class Correction:
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise CorrectionError(f"{path} cannot be read ({error}): was it edited?") from error
 
-    def write(self) -> None:
+    def write(self, folder: Path | None = None) -> None:
         """Write ``correction.toml``, whole, in its folder, which is there.
+
+        Args:
+            folder: another one, in which the correction is still being made.
 
         Raises:
             OutputError: it cannot be written.
@@ -208,7 +211,7 @@ class Correction:
                 for name, value in self.truth.items()
             }
             parts += ["\n[dataset]\n", _rows(kept)]
-        write_text(self.file, "".join(parts))
+        write_text((folder or self.folder) / _FILE, "".join(parts))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from gimseg.correction.suggestions import (
     SECONDS_AN_OBJECT,
     Suggestion,
     choose_cells,
-    suggest,
+    choose_squares,
     to_frame,
 )
 from gimseg.errors import CorrectionError, OutputError
@@ -41,7 +41,7 @@ _COLOUR = "#ff2fd0"
 
 @dataclass(frozen=True)
 class Suggested:
-    """What :func:`suggest_areas` has written.
+    """What :func:`suggest` has written.
 
     Args:
         path: the layer.
@@ -69,7 +69,7 @@ class Suggested:
         return "\n".join([line, *self.notes])
 
 
-def suggest_areas(
+def suggest(
     raster: str | os.PathLike[str],
     model: Models,
     output: str | os.PathLike[str],
@@ -128,7 +128,7 @@ def suggest_areas(
     found = find_doubts(predictor, opened.on(geobox), cell, layer, progress=progress)
     valid = next(iter(found.doubts.values())).valid
     cells = most if side_m is not None else choose_cells(found.objects, valid, most)
-    areas = _counted(suggest(found.doubts, count, cells=cells, seed=seed), found, cell)
+    areas = _counted(choose_squares(found.doubts, count, cells=cells, seed=seed), found, cell)
     _write(path, areas, geobox)
     if len(areas) < count:
         notes = [*notes, f"there is room for {len(areas)} of {count}: ask for smaller ones with --side"]

@@ -90,7 +90,7 @@ class Doubt(NamedTuple):
             plane[place] += np.add.reduceat(sums, first[1], axis=1).astype(plane.dtype)
 
 
-def suggest(doubts: Mapping[str, Doubt], count: int, *, cells: int = 4, seed: int = 0) -> tuple[Suggestion, ...]:
+def choose_squares(doubts: Mapping[str, Doubt], count: int, *, cells: int = 4, seed: int = 0) -> tuple[Suggestion, ...]:
     """Squares to draw: where the doubt is greatest, spread out, and a fifth at random.
 
     Squares do not overlap, and those of doubt lie a square apart at least, so that
@@ -110,7 +110,7 @@ def suggest(doubts: Mapping[str, Doubt], count: int, *, cells: int = 4, seed: in
     Example:
         >>> rng = np.random.default_rng(0)
         >>> doubt = Doubt(8, rng.random((20, 20)) * 64, np.full((20, 20), 64))
-        >>> [one.kind for one in suggest({"uncertainty": doubt}, 3)]
+        >>> [one.kind for one in choose_squares({"uncertainty": doubt}, 3)]
         ['uncertainty', 'uncertainty', 'random']
     """
     if count < 1 or not doubts:
