@@ -60,6 +60,8 @@ RECIPES = {
     ),
     "0.4 m": Recipe({}, resolution=0.4),
     "ground truth as drawn": Recipe({}, is_mended=False),
+    "cross-entropy alone": Recipe({"loss": "bce"}),
+    "cross-entropy and Dice": Recipe({"loss": "bce + dice"}),
 }
 
 
