@@ -22,7 +22,7 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
 REFERENCE = "torch float32"
 _SIDES = (128, 512)
 """Of windows in a trial, px: smaller ones tell of calls rather than of the network, larger ones tell no more."""
-_WORTH_S = 20.0
+_WORTH_S = 60.0
 """Seconds of torch below which a choice, and the start of another library, would not pay."""
 
 
