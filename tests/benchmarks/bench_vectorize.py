@@ -4,7 +4,8 @@ Run: python tests/benchmarks/bench_vectorize.py [SIDE ...] [--ways WAY ...] [--s
 
 Each way runs in a process of its own. Seconds are those of the clock and of all cores
 together; memory is the peak of all its processes together, looked at fifty times a second,
-above that of an interpreter that has imported all. --same compares the polygons of `vectorize` with those of `rasterio.features.shapes`, one by one.
+and how far that is above an interpreter that has imported all. --same compares the polygons
+of `vectorize` with those of `rasterio.features.shapes`, one by one.
 """
 
 from __future__ import annotations
@@ -127,9 +128,8 @@ def main(sides: list[int], ways: list[str], compare: bool) -> None:
             path = Path(folder) / "mask.tif"
             write_mask(path, side)
             base = 0.0
-            print(
-                f"{side} x {side} px\n{'way':26}{'polygons':>10}{'seconds':>10}{'all cores':>10}{'MB':>8}{'above start':>13}"
-            )
+            columns = f"{'polygons':>10}{'seconds':>10}{'all cores':>10}{'MB':>8}{'above start':>13}"
+            print(f"{side} x {side} px\n{'way':26}{columns}")
             for way in ["nothing", *ways]:
                 if way == "gdal_polygonize" and shutil.which("gdal_polygonize.py") is None:
                     continue
