@@ -76,7 +76,8 @@ class Older:
             with open_dataset(check_file(file), tuple(DRIVERS)) as dataset:
                 bands = tuple(range(1, dataset.count + 1))
                 tags = dataset.tags() if name == "classes" else tags
-            files[name] = RasterFile(str(file), DRIVERS, bands, grid.shape, "uint8", (None,) * len(bands))
+            shape = (int(grid.shape[0]), int(grid.shape[1]))
+            files[name] = RasterFile(str(file), DRIVERS, bands, shape, "uint8", (None,) * len(bands))
         older = cls(files, tags)
         older._check_legend(legend)
         return older
@@ -173,8 +174,10 @@ class Renewal:
         )
         top, bottom = (np.array([getattr(part, end) for part in rows])[places[:, 0]] for end in ("start", "stop"))
         left, right = (np.array([getattr(part, end) for part in cols])[places[:, 1]] for end in ("start", "stop"))
-        (xmin, ymin), (xmax, ymax) = self.geobox.affine * (left, bottom), self.geobox.affine * (right, top)
-        return shapely.box(xmin, ymin, xmax, ymax), places
+        # The grid is north-up: x depends on the column alone, y on the row.
+        width, _, west, _, height, north = tuple(self.geobox.affine)[:6]
+        boxes = shapely.box(west + width * left, north + height * bottom, west + width * right, north + height * top)
+        return boxes, places
 
     def identity(self) -> dict[str, Any]:
         """What pins it: plain values."""

@@ -25,6 +25,7 @@ from gimseg.correction.rounds import Project
 from gimseg.delivery import deliver
 from gimseg.errors import CorrectionError, VectorError
 from gimseg.models import Model
+from gimseg.products import Products
 
 GIVEN = {"window": 64, **POLYGONS}
 
@@ -210,21 +211,32 @@ RUN = """
     os.replace = slow
     print("ready", flush=True)
     if {verb!r} == "accept":
-        accept("bad", project={folder!r}, force=True, window=64, min_area_m2=4.0)
+        accept("bad", project={folder!r}, force=True, window=64, min_area_m2=4.0, segments={segments!r})
     else:
         rollback(project={folder!r})
 """
 
 
+def kept(project: Project) -> list[str]:
+    return [str(project.folder / f"big_segments.{ending}") for ending in ("tif", "shp")]
+
+
 def start(project: Project, verb: str) -> subprocess.Popen[str]:
-    script = textwrap.dedent(RUN).format(verb=verb, folder=str(project.folder), tests=str(Path(__file__).parent))
+    given = {
+        "verb": verb,
+        "folder": str(project.folder),
+        "segments": kept(project),
+        "tests": str(Path(__file__).parent),
+    }
+    script = textwrap.dedent(RUN).format(**given)
     return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_old_or_new(project: Project) -> None:
+    given = {**GIVEN, "segments": kept(project), "force": True, "project": project.folder}
     states = {"rollback": delivered(project)}
-    accept("bad", project=project.folder, force=True, **GIVEN)
+    accept("bad", **given)
     states["accept"] = delivered(project)
     rollback(project=project.folder)
     assert delivered(project) == states["rollback"]
@@ -237,11 +249,9 @@ def test_a_kill_at_any_moment_leaves_old_or_new(project: Project) -> None:
         run.communicate(timeout=120)
         longest = time.monotonic() - began
         assert run.returncode == 0 and delivered(project) == states[verb]
-        for _ in range(12):
+        for _ in range(8):
             if delivered(project) == states[verb]:
-                rollback(project=project.folder) if verb == "accept" else accept(
-                    "bad", project=project.folder, force=True, **GIVEN
-                )
+                rollback(project=project.folder) if verb == "accept" else accept("bad", **given)
             run = start(project, verb)
             assert run.stdout is not None
             run.stdout.readline()
@@ -259,4 +269,24 @@ def test_a_kill_at_any_moment_leaves_old_or_new(project: Project) -> None:
             state = delivered(project)
             assert state in (states[verb], states[other])
             seen[verb].add(state["model"])
-    assert between > 2 and all(len(models) == 2 for models in seen.values())
+    assert between > 1 and all(len(models) == 2 for models in seen.values())
+
+
+def test_probabilities_and_uncertainty_beside_the_mask_are_brought_up_too(tmp_path: Path) -> None:
+    products = Products(probabilities=True, uncertainty="entropy")
+    names = ("m.tif", "m.fgb")
+    project = make_project(tmp_path / "project", segments=names, products=products)
+    beside = [project.folder / f"m_{name}.tif" for name in ("probabilities", "uncertainty")]
+    before = [mask(path) for path in beside]
+    accept("bad", project=project.folder, force=True, **GIVEN)
+    full = tmp_path / "full"
+    full.mkdir()
+    model = project.correction("bad").model
+    deliver(project.folder / "big.tif", model, [full / name for name in names], products=products, **GIVEN)
+    for path, old in zip(beside, before, strict=True):
+        new, after = mask(full / path.name), mask(path)
+        assert np.array_equal(after[:112, 48:144], new[:112, 48:144])
+        after[:112, 48:144] = old[:112, 48:144]
+        assert np.array_equal(after, old)
+    # With the old probabilities at hand a polygon on the border has its confidence from all of it.
+    assert gpd.read_file(project.folder / "m.fgb")["confidence"].notna().all()

@@ -89,5 +89,5 @@ class Delivered:
 
 def _uncertainty_of(path: Path) -> Uncertainty | None:
     """Which uncertainty a raster beside a mask holds, by the name of its band."""
-    told = open_raster(path).names[0] if path.is_file() else ""
+    told = open_raster(path).band_names[0] if path.is_file() else ""
     return "entropy" if "entropy" in told else "margin" if told else None

@@ -151,9 +151,11 @@ def compare_polygons(
         counts = [
             vectorize(mask, layer, progress=progress).count for mask, layer in zip((before, after), layers, strict=True)
         ]
-        found = [0, 0]
-        for number, (name, own, other) in enumerate(((APPEARED, layers[1], layers[0]), (VANISHED, *layers))):
-            found[number] = _write(part, name, own, other)
+        before_layer, after_layer = layers
+        found = [
+            _write(part, APPEARED, after_layer, before_layer),
+            _write(part, VANISHED, before_layer, after_layer),
+        ]
         complete_geopackage(part, (), {name: outline_style(colour) for name, colour in COLOURS.items()})
         for layer in layers:
             for path in layer.parent.glob(f"{layer.stem}.*"):

@@ -109,7 +109,9 @@ def _report(
     models = Models.of(correction, device)
     proof = prove(correction, models, test, progress=progress)
     asked = Path(suggestions) if suggestions is not None else correction.project.folder / SUGGESTIONS
-    changes, looks, drawn = [], [], []
+    changes: list[RasterChange] = []
+    looks: list[Look] = []
+    drawn: list[tuple[LabelledScene, RasterView]] = []
     recipe = models.after.model.recipe
     scenes = [(each, scene) for each in models.learned for scene in open_rasters(each, recipe)]
     for number, (each, scene) in enumerate(scenes, 1):

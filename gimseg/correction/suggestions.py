@@ -74,7 +74,7 @@ class Doubt(NamedTuple):
         cells = tuple(math.ceil(size / cell) for size in shape)
         return cls(cell, np.zeros(cells), np.zeros(cells, np.int64))
 
-    def add(self, roi: tuple[slice, slice], doubt: NDArray[np.floating], valid: NDArray[np.bool_]) -> None:
+    def add(self, roi: tuple[slice, slice], doubt: NDArray[np.number], valid: NDArray[np.bool_]) -> None:
         """Add a region in place.
 
         Args:
