@@ -246,6 +246,8 @@ on more ground
         better = gain.score > 0
         told = "better" if better else "not better"
         reasons.append(f"{told} on corrected ground that was held out: {held.text()}")
+        if better:
+            reasons += _by_threshold(held)
         if better and gain.low <= 0:
             unguarded.append(f"luck: the gain is {_signed(gain)}, which {held.pieces} blocks do not tell from none")
         if math.isnan(gain.low):
@@ -357,6 +359,15 @@ def _runs(numbers: np.ndarray) -> list[np.ndarray]:
 def _span(numbers: np.ndarray, number: int) -> slice:
     places = np.flatnonzero(numbers == number)
     return slice(int(places[0]), int(places[-1]) + 1)
+
+
+def _by_threshold(held: Scored) -> list[str]:
+    """What a new threshold alone would have given, where that is more than half of the gain."""
+    best, one = held.rescanned, held.deployed
+    if best is None or best.before.score < (one.before.score + one.after.score) / 2:
+        return []
+    named = ", ".join(f"{value:.3g}" for value in held.thresholds[0])
+    return [f"another threshold alone ({named}) would give the old model {best.before.score:.3f} there"]
 
 
 def _told(interval: Interval) -> str:
