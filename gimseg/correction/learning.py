@@ -41,8 +41,8 @@ LEARNING = Settings(
     learning_rate=2e-4,
     weight_decay=0.01,
     averaging=0.98,
-    epochs=10,
-    windows_per_epoch=240,
+    epochs=8,
+    windows_per_epoch=160,
     frozen_statistics=True,
     gradient_clip=5.0,
 )
