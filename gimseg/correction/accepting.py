@@ -55,6 +55,8 @@ class Acceptance:
             lines.append(f"predicted again in {format_duration(self.delivery.prediction.seconds)}")
         if self.files:
             lines.append(f"updated {', '.join(map(str, self.files))}")
+        elif self.verdict is not None:
+            lines.append("no prediction was updated: name what was delivered with --segments, or predict with -m .")
         return "\n".join(lines)
 
 

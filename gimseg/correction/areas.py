@@ -17,14 +17,14 @@ from gimseg.labelled_scenes import LabelledScene
 
 
 def opening_of(correction: Correction, scene: LabelledScene | None = None) -> dict[str, Any]:
-    """How a raster of the correction is opened, as a prediction takes it.
+    """How a raster of the correction is opened, as a prediction takes it; the areas below tell their CRS themselves.
 
     Args:
         correction: it.
         scene: the raster; None: one beside those that were drawn on.
     """
     given: Any = correction.dataset() or correction.opening
-    told = {name: getattr(given, name) for name in ("bands", "nodata", "crs", "vector_crs")}
+    told = {name: getattr(given, name) for name in ("bands", "nodata", "crs")}
     return told if scene is None else {**told, "bands": scene.raster.bands}
 
 
