@@ -102,7 +102,7 @@ def test_a_browser_shows_it_and_the_swipe_moves(reported: tuple[Project, Report]
         assert page.run("return document.title") == "Correction bad: held back by the gate"
         assert page.run("return [...document.images].every(image => image.complete && image.naturalWidth > 0)")
         dividers = page.find(".swipe .divider")
-        assert len(dividers) == 2 * 2 + 1
+        assert len(dividers) == 2 + 1
         shown = "return getComputedStyle(document.querySelectorAll('.swipe img')[1]).clipPath"
         place = "return +document.querySelector('.swipe .divider').getAttribute('aria-valuenow')"
         before, clipped, where = page.screenshot(), page.run(shown), page.run(place)
