@@ -68,7 +68,7 @@ class AttentionUnet(nn.Module):
             UpStep(low, skip, out, attention) for low, skip, out in zip(below, skips, decoder_channels, strict=True)
         )
         self.head = nn.Conv2d(decoder_channels[-1], classes, 3, padding=1)
-        coarse = decoder_channels[-2:0:-1] if deep_supervision else ()
+        coarse = decoder_channels[-2::-1] if deep_supervision else ()
         self.coarse_heads = nn.ModuleList(nn.Conv2d(width, classes, 1) for width in coarse)
 
     def forward(self, images: Tensor) -> Tensor | list[Tensor]:
