@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -66,6 +67,11 @@ def run_training(
         sys.exit(0)
 
 
+def is_first_process() -> bool:
+    """Whether this process is not one that lightning started beside another, to learn on a further device."""
+    return os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"
+
+
 def make_trainer(
     settings: Settings, work: Path, device: str, progress: Progress, further: Sequence[Callback] = (), *, scored: bool
 ) -> Trainer:
@@ -88,7 +94,8 @@ def make_trainer(
     return Trainer(
         accelerator={"auto": "auto", "cuda": "gpu"}.get(device, device),
         devices=settings.devices,
-        strategy="ddp" if settings.devices > 1 else "auto",
+        # An encoder that is cut short keeps layers that no gradient reaches.
+        strategy="ddp_find_unused_parameters_true" if settings.devices > 1 else "auto",
         precision=_precision(settings.precision, device),  # type: ignore[arg-type]
         max_epochs=settings.epochs,
         callbacks=callbacks,

@@ -37,7 +37,7 @@ from gimseg.rasters import Pixels, write_part
 from gimseg.sampling import Survey, WindowSampler, covering_windows
 from gimseg.settings import Settings
 from gimseg.torchvision_ops import declare_missing_operators
-from gimseg.trainers import run_training
+from gimseg.trainers import is_first_process, run_training
 from gimseg.training_ground import Ground, survey_ground
 
 declare_missing_operators()
@@ -168,6 +168,8 @@ def open_work(work: Path, identity: Mapping[str, Any], *, restart: bool = False)
     Raises:
         ResumeError: it is of another training.
     """
+    if not is_first_process():
+        return
     told = json.dumps(identity, indent=1, default=str)
     pinned = work / "training.json"
     if restart and work.exists():
@@ -356,6 +358,8 @@ def _finish(
     write_history(folder / "metrics.csv", fit.history)
     draw_history(folder / "curves.png", fit.history)
     write_exemplars(folder / "exemplars", ground.train, settings, progress)
+    if settings.tensorboard:
+        shutil.copytree(work / "tensorboard", folder / "tensorboard", dirs_exist_ok=True)
 
 
 def _scores(row: Mapping[str, float]) -> dict[str, Any]:

@@ -323,12 +323,13 @@ import sys
 sys.path[:0] = [{tests!r}, {root!r}]
 from dataclasses import replace
 from pathlib import Path
-from test_training import QUICK, squares_world
-from gimseg import train
+from test_training import QUICK
+from gimseg import Dataset, train
 if __name__ == "__main__":
     folder = Path({folder!r})
-    world = squares_world(folder)
-    model = train(world, folder / "model", settings=replace(QUICK, devices=2, epochs=2, workers=0), device="cpu")
+    world = Dataset("w0", 1.0, [folder / "image0.tif"], [folder / "truth0.gpkg"])
+    model = train(world, folder / "model", settings=replace(QUICK, devices=2, epochs=2, workers=0), device="cpu",
+        restart=True)
     print("ended", model.provenance["epochs"])
 """
 
@@ -336,6 +337,7 @@ if __name__ == "__main__":
 @pytest.mark.slow
 def test_two_processes_learn_side_by_side_and_leave_one_model(tmp_path: Path) -> None:
     """On the CPU: what holds for several GPUs too, but for their speed."""
+    squares_world(tmp_path)
     script = tmp_path / "script.py"
     script.write_text(
         SCRIPT.format(tests=str(Path(__file__).parent), root=str(Path(__file__).parents[1]), folder=str(tmp_path))
