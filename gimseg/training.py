@@ -228,6 +228,7 @@ def training_windows(recipe: Recipe, augmentation: Augmentation | None, resoluti
             varied = draw.apply(*planes, size=size, mean=recipe.mean, std=recipe.std)
             return {
                 "image": torch.from_numpy(recipe.prepare(Pixels(varied[0].numpy(), varied[1].numpy()))),
+                "valid": varied[1],
                 "labels": torch.from_numpy(recipe.legend.to_channels(varied[2].numpy())),
             }
 

@@ -50,7 +50,7 @@ def survey_ground(datasets: Datasets, settings: Settings, progress: Progress = s
         scenes = (*divided, *(scene for scene in scenes if scene.path not in paths))
     if settings.points:
         scenes = tuple(_thinned(scene, settings) for scene in scenes)
-    scenes = _in_memory(scenes, zoomed=settings.augmentation is not None or bool(settings.resolutions))
+    scenes = in_memory(scenes, zoomed=settings.augmentation is not None or bool(settings.resolutions))
     train_scenes = [scene for scene in scenes if not scene.splits or "train" in scene.splits]
     if not train_scenes:
         raise DatasetError("no dataset is for training: give one the split train, or none")
@@ -77,8 +77,13 @@ def _thinned(scene: LabelledScene, settings: Settings) -> LabelledScene:
     return with_points(scene, split, settings.points, **given)  # type: ignore[arg-type]
 
 
-def _in_memory(scenes: Sequence[LabelledScene], *, zoomed: bool) -> tuple[LabelledScene, ...]:
-    """Hold the scenes in memory if they fit: random windows of files cost more than the network."""
+def in_memory(scenes: Sequence[LabelledScene], *, zoomed: bool) -> tuple[LabelledScene, ...]:
+    """Hold the scenes in memory if they fit: random windows of files cost more than the network.
+
+    Args:
+        scenes: as they were opened.
+        zoomed: windows are read at other resolutions too, from the files' own pixels.
+    """
     planes = sum(math.prod(scene.shape) * (4 * len(scene.raster.bands) + 4) for scene in scenes)
     rasters = [scene.raster for scene in scenes]
     native = sum(math.prod(file.shape) * (np.dtype(file.dtype).itemsize * len(file.bands) + 1) for file in rasters)
