@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import click
@@ -46,29 +45,3 @@ def nodata_of(text: str | None) -> float | str | None:
         return text if text in (None, "auto") else float(str(text))
     except ValueError as error:
         raise click.BadParameter(f"{text!r} is neither a number nor auto") from error
-
-
-def polygon_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of ``predict`` and ``vectorize`` that shape polygons, in the order in which they are applied."""
-    options = (
-        click.option(
-            "--connectivity",
-            default=4,
-            show_default=True,
-            help="Pixels of one object share edges (4), or edges or corners (8).",
-        ),
-        click.option(
-            "--instances",
-            type=click.Choice(["distance", "probability"]),
-            help="Split objects that touch: at necks, or where the probability falls between two peaks.",
-        ),
-        click.option("--min-area", "min_area_m2", default=0.0, help="Drop polygons below this area, m²."),
-        click.option("--fill-holes", "fill_holes_m2", default=0.0, help="Fill holes below this area, m²."),
-        click.option("--simplify", "simplify_m", default=0.0, help="Simplify polygons within this tolerance, m."),
-        click.option("--coverage", is_flag=True, help="Simplify neighbours together: no gap, no overlap."),
-        click.option("--smooth", "smooth_m", default=0.0, help="Round corners within this tolerance, m."),
-        click.option("--right-angles", is_flag=True, help="Make the corners of buildings right angles."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command

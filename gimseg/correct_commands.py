@@ -13,10 +13,10 @@ from gimseg.command_options import (
     nodata_of,
     numbers,
     overwrite_option,
-    polygon_options,
     progress_of,
     quiet_option,
 )
+from gimseg.prediction_options import polygon_options
 
 project_option = click.option(
     "--project",

@@ -33,10 +33,17 @@ def loaded_by(code: str) -> set[str]:
 
 def test_all_is_exact() -> None:
     assert gimseg.__all__ == sorted(set(gimseg.__all__))
-    assert set(gimseg.__all__) == set(gimseg._HOMES)
+    assert set(gimseg.__all__) == {*gimseg._HOMES, *gimseg._MODULES}
 
 
-@pytest.mark.parametrize("name", gimseg.__all__)
+@pytest.mark.parametrize("name", gimseg._MODULES)
+def test_public_module_goes_by_its_name_and_has_verbs(name: str) -> None:
+    module = getattr(gimseg, name)
+    assert module is importlib.import_module(f"gimseg.{gimseg._MODULES[name]}")
+    assert all(callable(getattr(module, verb)) for verb in module.__all__)
+
+
+@pytest.mark.parametrize("name", gimseg._HOMES)
 def test_public_name_resolves_to_the_object_of_its_module(name: str) -> None:
     home = importlib.import_module(f"gimseg.{gimseg._HOMES[name]}")
     assert getattr(gimseg, name) is getattr(home, name)

@@ -33,7 +33,8 @@ from gimseg.progress import Progress, silent
 from gimseg.recipes import Recipe
 from gimseg.sampling import Survey, WindowSampler
 from gimseg.settings import Settings
-from gimseg.training import Ground, TrainingWindows, fingerprints, fit_network, open_work, seed_everything
+from gimseg.training import TrainingWindows, fingerprints, fit_network, open_work, seed_everything
+from gimseg.training_ground import Ground
 
 LEARNING = Settings(
     loss="ce + focal_tversky",

@@ -20,7 +20,7 @@ from gimseg.models import Model
 from gimseg.progress import Progress, silent
 from gimseg.sampling import Survey, WindowSampler, survey
 from gimseg.settings import Settings
-from gimseg.training import in_memory, survey_ground
+from gimseg.training_ground import in_memory, survey_ground
 
 _TAUGHT = 24
 """Windows of each raster on which the old model's answer is kept, where there is nothing else."""
@@ -59,8 +59,8 @@ class HalfAndHalf:
     corrected: WindowSampler
     replayed: WindowSampler
 
-    def draw(self, count: int, seed: int) -> tuple[WindowRequest, ...]:
-        """`count` windows, every other one of them replayed; the same seed draws the same."""
+    def draw(self, count: int, seed: int, hardness: Sequence[np.ndarray] | None = None) -> tuple[WindowRequest, ...]:
+        """`count` windows, every other one of them replayed; the same seed draws the same, however hard they were."""
         first = self.corrected.draw((count + 1) // 2, seed)
         later = len(self.corrected.surveys)
         second = [replace(item, scene=item.scene + later) for item in self.replayed.draw(count // 2, seed + 1)]
