@@ -24,6 +24,7 @@ _GRACE_S = 1.2
 model_option = click.option("-m", "--model", default="builtin", show_default=True, help="Model folder.")
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
+refine_option = click.option("--refine", help='Refine classes in steps, as "tv(0.1), open(1 m), fill(4 m2)".')
 quiet_option = click.option("--quiet", is_flag=True, help="Say nothing but errors.")
 
 
@@ -206,6 +207,7 @@ def product_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Choice(["flips", "symmetries"]),
             help="Average over 4 flips, or all 8 symmetries, of the image: as many times the work.",
         ),
+        refine_option,
         click.option("--match-input", is_flag=True, help="Bring the result to the input's own pixels."),
         click.option("--mosaic", is_flag=True, help="Take all rasters as one."),
         click.option("--allow-vrt", is_flag=True, help="Read VRTs and /vsi paths: for trusted ones only."),
@@ -303,6 +305,7 @@ def predict(rasters: tuple[str, ...], model: tuple[str, ...], output: tuple[str,
 @click.option("--threshold", type=float, help="MASK holds probabilities: polygons where they reach this.")
 @click.option("--band", help="Number or name of the band, where MASK has several.")
 @click.option("--probabilities", type=click.Path(exists=True), help="Raster for the attribute confidence.")
+@refine_option
 @polygon_options
 @overwrite_option
 @quiet_option

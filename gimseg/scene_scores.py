@@ -28,7 +28,7 @@ from gimseg.progress import Progress
 from gimseg.rasters import Roi
 from gimseg.sample_windows import Counted, WindowCounter, Windows
 from gimseg.scene_predictions import KeptClasses, Predicted, Predictions
-from gimseg.tiling import chunks
+from gimseg.tiling import chunks, shift, widened
 
 _PICTURE_SIDE = 900
 _TILE = 1024
@@ -180,16 +180,14 @@ class SceneScorer:
 
     def _outlines(self, key: str | None, reach: Reach) -> tuple[BoundaryTable, ...]:
         height, width = _pixel_m(self.scene)
-        margin = [math.ceil(reach.reach_m / side) + 2 for side in (height, width)]
+        margins = (math.ceil(reach.reach_m / height) + 2, math.ceil(reach.reach_m / width) + 2)
         tables = [BoundaryTable.zeros(reach.reach_m) for _ in range(self._classes)]
         for core in chunks(self.scene.shape, _TILE, _TILE):
             if not self._holds(core, key):
                 continue
-            spans = zip(core, margin, self.scene.shape, strict=True)
-            wide = tuple(slice(max(0, axis.start - far), min(size, axis.stop + far)) for axis, far, size in spans)
-            inner = tuple(slice(axis.start - w.start, axis.stop - w.start) for axis, w in zip(core, wide, strict=True))
-            classes = self._kept.read((wide[0], wide[1]))
-            truth = self._truth((wide[0], wide[1]), (key,), classes)
+            wide = widened(core, margins, self.scene.shape)
+            classes = self._kept.read(wide)
+            truth = self._truth(wide, (key,), classes)
             for number in range(self._classes):
                 tables[number] += BoundaryTable.of(
                     truth,
@@ -197,7 +195,7 @@ class SceneScorer:
                     pixel_m=(height, width),
                     reach_m=reach.reach_m,
                     value=number + 1,
-                    core=(inner[0], inner[1]),
+                    core=shift(core, wide),
                 )
         return tuple(tables)
 

@@ -215,7 +215,7 @@ def _rasters(scores: Scores) -> Table:
 
 def _worst(samples: Sequence[Sample], legend: Legend) -> Iterator[Block]:
     yield Paragraph(
-        f"Windows of about {SIDE} x {SIDE} px with the lowest IoU; those with less than {FEW_WRONG:.0%} of their pixels "
+        f"Windows of about {SIDE} x {SIDE} px with the lowest IoU; those with less than {FEW_WRONG:.0%} of pixels "
         "wrong come after all others. Outcome: hits green, misses blue, false alarms red."
     )
     if not samples:

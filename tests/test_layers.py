@@ -75,6 +75,7 @@ LAYERS = (
     "training",
     "products",
     "matching",
+    "refined_planes",
     "parts",
     "imagery",
     "preflight",
