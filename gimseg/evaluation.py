@@ -231,7 +231,7 @@ def _check_keeps(model: Model | None) -> None:
     """Refuse, before any work, to keep a threshold where there is no place for it."""
     if model is None:
         raise ModelError("masks have no threshold to keep: give the model that made them")
-    model.keep_threshold(model.recipe.threshold, str(model.provenance.get("threshold", "0.5 by default")))
+    model.check_keeps_threshold()
 
 
 def _keep_threshold(model: Model, scores: Scores) -> None:
