@@ -235,7 +235,7 @@ def _worst(samples: Sequence[Sample], legend: Legend) -> Iterator[Block]:
 def _maps(scores: Scores, overviews: Mapping[int, Overview]) -> Iterator[Block]:
     legend = ", ".join(
         f"{step / len(SCORE_COLOURS):.1f} to {(step + 1) / len(SCORE_COLOURS):.1f} {name}"
-        for step, name in enumerate(("red", "pale red", "white", "pale blue", "blue"))
+        for step, name in enumerate(("red", "orange", "yellow", "pale blue", "blue"))
     )
     yield Paragraph(
         f"Drag the dividers: the image; hits green, misses blue, false alarms red; the IoU of each window ({legend}; "
@@ -269,7 +269,8 @@ def score_overlay(row: Score, overview: Overview) -> np.ndarray:
             colour = SCORE_COLOURS[min(int(iou * len(SCORE_COLOURS)), len(SCORE_COLOURS) - 1)]
             shown = overlay[place]
             shown[:] = (*bytes.fromhex(colour[1:]), 255)
-            shown[2:-2, 2:-2, 3] = 110
+            edge = 2 if min(shown.shape[:2]) > 30 else 1
+            shown[edge:-edge, edge:-edge, 3] = 110
     overlay[overview.truth == UNLABELLED] = (0, 0, 0, 90)
     return overlay
 

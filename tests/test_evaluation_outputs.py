@@ -25,8 +25,11 @@ from gimseg.boundary_scores import BoundaryTable
 from gimseg.errors import DatasetError, ModelError, OutputError
 from gimseg.intervals import Interval, resampled
 from gimseg.networks import build_network
+from gimseg.progress import silent
 from gimseg.sample_lists import FILES
-from gimseg.scene_scores import Reach, choose_reach
+from gimseg.scene_predictions import ReadyMasks
+from gimseg.scene_scores import Reach, SceneScorer, choose_reach
+from gimseg.score_pages import score_overlay
 
 LEFT, TOP = TOP_LEFT
 TWO = Legend.from_dict({"classes": [{"name": "tin", "value": 3}, {"name": "tile <b>", "value": 7}]})
@@ -277,3 +280,40 @@ def test_what_is_kept_while_scoring_is_gone_afterwards(
     evaluate(brightness_model(), squares, output=tmp_path / "s.json")
     assert list((tmp_path / "tmp").iterdir()) == []
     assert json.loads((tmp_path / "s.json").read_text())["boundary_m"] == pytest.approx(3, rel=0.01)
+
+
+def test_the_picture_of_a_small_area_is_as_fine_as_the_raster(tmp_path: Path) -> None:
+    image = noise((2000, 1800))
+    write_raster(tmp_path / "image.tif", image)
+    gpd.GeoDataFrame(geometry=[box(LEFT + 700, TOP - 450, LEFT + 760, TOP - 400)], crs=UTM).to_file(tmp_path / "t.gpkg")
+    area = box(LEFT + 650, TOP - 501, LEFT + 803, TOP - 360)
+    gpd.GeoDataFrame(geometry=[area], crs=UTM).to_file(tmp_path / "aoi.gpkg")
+    (scene,) = Dataset(
+        "w", 1.0, [tmp_path / "image.tif"], [tmp_path / "t.gpkg"], aoi_paths=[tmp_path / "aoi.gpkg"]
+    ).scenes()
+    scorer = SceneScorer(scene, 0, None, tmp_path)
+    masks = ReadyMasks([str(write_raster(tmp_path / "mask.tif", (image > 128).astype(np.uint8)))])
+    (row,) = scorer.score(masks, choose_reach([scene], None), silent)
+    overview = scorer.overview()
+    assert (overview.step, overview.origin, overview.truth.shape) == (1, (360, 650), (141, 153))
+    assert np.array_equal(overview.image[0], image[360:501, 650:803])
+    assert np.array_equal(overview.classes, image[360:501, 650:803] > 128)
+    assert (overview.truth[40:90, 50:110] == 1).all() and overview.truth.sum() == 50 * 60
+    overlay = score_overlay(row, overview)
+    assert overlay.shape == (141, 153, 4) and (overlay[..., 3] > 0).mean() > 0.5
+
+
+@pytest.mark.parametrize("step", [1, 3, 7])
+def test_a_coarse_picture_is_every_so_manieth_pixel(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = noise((210, 150))
+    write_raster(tmp_path / "image.tif", image)
+    gpd.GeoDataFrame(geometry=[box(LEFT, TOP - 40, LEFT + 60, TOP)], crs=UTM).to_file(tmp_path / "t.gpkg")
+    monkeypatch.setattr(gimseg.scene_scores, "_PICTURE_SIDE", 210 // step)
+    monkeypatch.setattr("gimseg.scene_predictions._BLOCK", 64)
+    (scene,) = Dataset("w", 1.0, [tmp_path / "image.tif"], [tmp_path / "t.gpkg"]).scenes()
+    scorer = SceneScorer(scene, 0, None, tmp_path)
+    masks = ReadyMasks([str(write_raster(tmp_path / "mask.tif", (image > 128).astype(np.uint8)))])
+    scorer.score(masks, choose_reach([scene], None), silent)
+    assert scorer.overview().step == step
+    assert np.array_equal(scorer.overview().image[0], image[::step, ::step])
+    assert np.array_equal(scorer.overview().classes, image[::step, ::step] > 128)
