@@ -23,7 +23,8 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_click",
 ]
-exclude_patterns = ["_build"]
+# Tables that scripts write, shown inside other pages.
+exclude_patterns = ["_build", "studies"]
 templates_path = ["_templates"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
 REFERENCE = "torch float32"
 _SIDES = (128, 512)
 """Of windows in a trial, px: smaller ones tell of calls rather than of the network, larger ones tell no more."""
-_WORTH_S = 20.0
+_WORTH_S = 60.0
 """Seconds of torch below which a choice, and the start of another library, would not pay."""
 
 
@@ -31,8 +31,6 @@ class Backend(Protocol):
 
     name: str
     """Enters what pins a run: bytes depend on it. :func:`backend_by_name` opens the same again."""
-    note: str
-    """Why it was chosen, for people; empty where nothing was to be chosen."""
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Normalised float32 (N, bands, rows, cols) to float32 (N, channels, rows, cols), on `images`' device.
@@ -54,8 +52,6 @@ class AveragedBackend:
         members: compute its networks, in order.
     """
 
-    note = ""
-
     def __init__(self, network: AveragedNetwork, members: Sequence[Backend]) -> None:
         self.name = members[0].name
         self._network = network
@@ -67,7 +63,16 @@ class AveragedBackend:
             return self._network.average([member.logits for member in self._members], images)
 
 
-def open_backend(
+class Choice(NamedTuple):
+    """A backend, not opened yet: to open it may take seconds."""
+
+    name: str
+    """See :func:`backend_by_name`."""
+    note: str = ""
+    """Why it was chosen, for people; empty where nothing was to be chosen."""
+
+
+def choose_backend(
     model: Model,
     device: torch.device,
     *,
@@ -77,7 +82,7 @@ def open_backend(
     batch: int = 1,
     megapixels: float = 100.0,
     progress: Progress = silent,
-) -> Backend:
+) -> Choice:
     """The backend for a device.
 
     On a CPU, ``"auto"`` times two windows of the network in torch and in OpenVINO, in float32
@@ -102,7 +107,8 @@ def open_backend(
     """
     names = candidates(device, backend, precision)
     if len(names) == 1:
-        return backend_by_name(model, device, names[0])
+        _check(model, device, names[0])
+        return Choice(names[0])
     windows = trial_windows(model, window, batch)
     memory = Memory()
     key = trial_key(fingerprint=model.fingerprint(), shape=tuple(windows[0].shape), names=names)
@@ -112,9 +118,7 @@ def open_backend(
         if finished:
             memory.keep(key, trials)
     chosen = _choose(names, trials, megapixels)
-    opened = backend_by_name(model, device, chosen)
-    opened.note = _describe(chosen, trials)
-    return opened
+    return Choice(chosen, _describe(chosen, trials))
 
 
 def backend_by_name(model: Model, device: torch.device, name: str) -> Backend:
@@ -130,11 +134,18 @@ def backend_by_name(model: Model, device: torch.device, name: str) -> Backend:
     """
     if isinstance(model.network, AveragedNetwork):
         return AveragedBackend(model.network, [backend_by_name(part, device, name) for part in model.network.models])
+    _check(model, device, name)
     library, _, precision = name.partition(" ")
-    if library == "torch":
-        return TorchBackend(model, device, precision)
-    if library != "openvino":
+    return TorchBackend(model, device, precision) if library == "torch" else OpenVinoBackend(model, precision)
+
+
+def _check(model: Model, device: torch.device, name: str) -> None:
+    """Refuse what this model or device cannot have."""
+    library, _, precision = name.partition(" ")
+    if library not in BACKENDS[1:]:
         raise PredictionError(f"no backend {name!r}: torch and openvino are there")
+    if library == "torch":
+        return
     if device.type != "cpu":
         raise PredictionError(f"the backend {name} computes on the CPU, not on {device}: give --device cpu")
     if precision == "int8" and not read_exemplars(model):
@@ -142,7 +153,6 @@ def backend_by_name(model: Model, device: torch.device, name: str) -> Backend:
             f"int8 is calibrated on the windows that a model keeps from its training, and {model.name} has none: "
             "train it with --exemplars 32, or take another precision"
         )
-    return OpenVinoBackend(model, precision)
 
 
 def candidates(device: torch.device, backend: str = "auto", precision: str = "auto") -> tuple[str, ...]:

@@ -10,21 +10,22 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from gimseg import __version__
 from gimseg.errors import GimsegError
+from gimseg.prediction_options import polygon_options, product_options, refine_option
+from gimseg.training_options import settings_options
 
-_RESUMABLE = ("train", "predict")
+_RESUMABLE = ("train", "sweep", "predict")
 _GRACE_S = 1.2
 
 model_option = click.option("-m", "--model", default="builtin", show_default=True, help="Model folder.")
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
-refine_option = click.option("--refine", help='Refine classes in steps, as "tv(0.1), open(1 m), fill(4 m2)".')
 quiet_option = click.option("--quiet", is_flag=True, help="Say nothing but errors.")
 
 
@@ -66,73 +67,83 @@ def info(path: str, plot: str | None, overwrite: bool, quiet: bool) -> None:
     click.echo(describe(path, plot=plot, overwrite=overwrite, progress=_progress(quiet)))
 
 
-def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of ``train`` that are fields of its settings; what is not given keeps its default."""
-    table: list[tuple[str, Any, str]] = [
-        ("--network", str, "Architecture of segmentation-models-pytorch."),
-        ("--encoder", str, "Its encoder; tu-NAME for one of timm."),
-        ("--encoder-weights", str, "Pretrained weights of the encoder, as imagenet; none: random."),
-        ("--loss", str, 'Losses by name and their sums, as "0.5*bce + focal_tversky".'),
-        ("--optimiser", click.Choice(["muon", "adamw", "adam", "sgd"]), "Optimiser."),
-        ("--learning-rate", float, "Highest learning rate."),
-        (
-            "--schedule",
-            click.Choice(["one_cycle", "cosine", "step", "plateau", "constant"]),
-            "Learning rate over time.",
-        ),
-        ("--warmup", float, "Share of the training in which the rate rises."),
-        ("--averaging", float, "Decay of the moving average of the weights; 0: none."),
-        ("--epochs", int, "Looks at the validation ground."),
-        ("--windows-per-epoch", int, "Windows drawn between two looks."),
-        ("--window", int, "Side of a window, px."),
-        ("--batch", int, "Windows in a batch."),
-        ("--patience", int, "Stop after so many epochs without gain; 0: never."),
-        ("--min-gain", float, "Least gain of validation IoU that counts."),
-        ("--minutes", float, "Most minutes of training."),
-        ("--precision", click.Choice(["auto", "float32", "bfloat16", "float16"]), "Arithmetic of the network."),
-        ("--val-share", float, "Share of the ground held out where nothing is for validation."),
-        ("--seed", int, "Seed of all that is drawn."),
-        ("--workers", int, "Processes that read windows."),
-        ("--exemplars", int, "Labelled windows kept in the model."),
-    ]
-    for name, kind, text in reversed(table):
-        command = click.option(name, type=kind, default=None, help=text)(command)
-    return command
-
-
 @cli.command()
 @click.argument("dataset_file", type=click.Path(exists=True, dir_okay=False))
 @click.option("-o", "--output", required=True, type=click.Path(), help="Model folder to write.")
+@click.option("--settings", type=click.Path(exists=True, dir_okay=False), help="TOML file with a table [training].")
 @settings_options
 @device_option
+@click.option("--find-rate", is_flag=True, help="Do not train: write OUTPUT.rates.png and .csv, suggest a rate.")
 @click.option("--restart", is_flag=True, help="Throw away the state of a training that did not end.")
 @overwrite_option
 @quiet_option
 def train(
-    dataset_file: str, output: str, device: str, restart: bool, overwrite: bool, quiet: bool, **given: Any
+    dataset_file: str, output: str, settings: str | None, find_rate: bool, restart: bool, quiet: bool, **given: Any
 ) -> None:
     """Train a network on DATASET_FILE (.toml).
 
-    A training that was stopped goes on when it is started again in the same way.
+    A training that was stopped goes on when it is started again in the same way. Settings are those of the
+    table [training] of DATASET_FILE, over them those of --settings, over them the options.
     """
     from gimseg.datasets import read_datasets
-    from gimseg.training import Settings
+    from gimseg.settings_files import gather_settings
     from gimseg.training import train as run
 
-    settings = Settings(**{name: value for name, value in given.items() if value is not None})
-    model = run(
-        read_datasets(dataset_file),
-        output,
-        settings=settings,
-        device=device,
-        overwrite=overwrite,
-        restart=restart,
-        progress=_progress(quiet),
-    )
+    common = {name: given.pop(name) for name in ("device", "overwrite")} | {"progress": _progress(quiet)}
+    common["settings"] = gather_settings(dataset_file, settings, given=given)
+    if find_rate:
+        from gimseg.rate_finder import find_rate as scan
+
+        plot, table = f"{output}.rates.png", f"{output}.rates.csv"
+        found = scan(read_datasets(dataset_file), plot=plot, table=table, **common)
+        click.echo(f"{plot}: the loss falls fastest at --learning-rate {found.suggestion:.2g}")
+        return
+    model = run(read_datasets(dataset_file), output, restart=restart, **common)
     if not quiet:
         iou = model.scores.get("val", {}).get("iou")
         reached = f"IoU {iou:.3f} on the ground held out" if iou is not None else "nothing was held out to score it"
         click.echo(f"{output}: {model.name}, {reached}, halo {model.recipe.halo} px")
+
+
+@cli.command()
+@click.argument("sweep_file", type=click.Path(exists=True, dir_okay=False))
+@click.option("-o", "--output", required=True, type=click.Path(), help="Folder of the runs.")
+@device_option
+@quiet_option
+def sweep(sweep_file: str, output: str, device: str, quiet: bool) -> None:
+    """Train every run of SWEEP_FILE (.toml), one after the other, and rank them.
+
+    A sweep that was stopped goes on when it is started again in the same way.
+    """
+    from gimseg.sweeps import read_sweep, run_sweep
+
+    def tell(text: str) -> None:
+        click.echo(text, err=True)
+
+    done = run_sweep(
+        read_sweep(sweep_file), output, device=device, tell=None if quiet else tell, progress=_progress(quiet)
+    )
+    click.echo(done.text())
+
+
+@cli.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path())
+@click.option("--data", type=click.Path(exists=True, dir_okay=False), help="Score the runs on this dataset file.")
+@click.option("-o", "--output", type=click.Path(), help="Write the table: Markdown, or CSV by its ending.")
+@click.option("--plot", type=click.Path(), help="Write the curves of all runs (PNG).")
+@device_option
+@overwrite_option
+@quiet_option
+def compare(runs: tuple[str, ...], data: str | None, quiet: bool, **given: Any) -> None:
+    """Put trainings side by side: settings that differ, scores, curves.
+
+    RUNS are model folders, or names of models that are still being trained.
+    """
+    from gimseg.comparison import compare as run
+    from gimseg.datasets import read_datasets
+
+    datasets = read_datasets(data) if data else None
+    click.echo(run(runs, datasets=datasets, progress=_progress(quiet), **given).text())
 
 
 @cli.command()
@@ -162,61 +173,6 @@ def evaluate(dataset_file: str, model: str, mask: tuple[str, ...], quiet: bool, 
 
     scores = run(mask or model, read_datasets(dataset_file), progress=_progress(quiet), **given)
     click.echo(scores.table())
-
-
-def polygon_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of ``predict`` and ``vectorize`` that shape polygons, in the order in which they are applied."""
-    options = (
-        click.option(
-            "--connectivity",
-            default=4,
-            show_default=True,
-            help="Pixels of one object share edges (4), or edges or corners (8).",
-        ),
-        click.option(
-            "--instances",
-            type=click.Choice(["distance", "probability"]),
-            help="Split objects that touch: at necks, or where the probability falls between two peaks.",
-        ),
-        click.option("--min-area", "min_area_m2", default=0.0, help="Drop polygons below this area, m²."),
-        click.option("--fill-holes", "fill_holes_m2", default=0.0, help="Fill holes below this area, m²."),
-        click.option("--simplify", "simplify_m", default=0.0, help="Simplify polygons within this tolerance, m."),
-        click.option("--coverage", is_flag=True, help="Simplify neighbours together: no gap, no overlap."),
-        click.option("--smooth", "smooth_m", default=0.0, help="Round corners within this tolerance, m."),
-        click.option("--right-angles", is_flag=True, help="Make the corners of buildings right angles."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def product_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of ``predict`` that say what it delivers besides classes, and where."""
-    options = (
-        click.option("--probabilities", is_flag=True, help="Write the probability of each class beside the mask."),
-        click.option("--uncertainty", type=click.Choice(["entropy", "margin"]), help="Write how unsure each pixel is."),
-        click.option(
-            "--threshold",
-            multiple=True,
-            metavar="[CLASS=]NUMBER",
-            help="A pixel is of a class above this probability; once for all, or for each class. [default: the "
-            "model's; of several classes the most probable]",
-        ),
-        click.option(
-            "--tta",
-            type=click.Choice(["flips", "symmetries"]),
-            help="Average over 4 flips, or all 8 symmetries, of the image: as many times the work.",
-        ),
-        refine_option,
-        click.option("--match-input", is_flag=True, help="Bring the result to the input's own pixels."),
-        click.option("--mosaic", is_flag=True, help="Take all rasters as one."),
-        click.option("--allow-vrt", is_flag=True, help="Read VRTs and /vsi paths: for trusted ones only."),
-        click.option("--cog", is_flag=True, help="Write Cloud Optimized GeoTIFFs."),
-        click.option("--stac", is_flag=True, help="Write a STAC item beside the mask."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 @cli.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import glob
+import math
 import operator
 import os
 import tomllib
@@ -14,10 +15,10 @@ from typing import Any, cast
 
 import numpy as np
 from odc.geo.geobox import GeoBox
-from odc.geo.geom import Geometry
 
 from gimseg.errors import DatasetError
 from gimseg.labelled_scenes import LabelledScene
+from gimseg.leakage import check_leakage
 from gimseg.legend import Legend
 from gimseg.rasters import open_raster
 from gimseg.vectors import Shapes, open_layer
@@ -63,6 +64,7 @@ class Dataset:
         nodata: value, or ``"auto"`` for a border that nothing declares.
         point_radius_m: radius of a labelled point, m; None: one pixel.
         line_width_m: width of a labelled line, m.
+        weight: how many times as often as others its windows are drawn in training.
 
     Raises:
         DatasetError: a path matches nothing, or a value is out of range.
@@ -87,6 +89,7 @@ class Dataset:
     point_radius_m: float | None = None
     line_width_m: float | None = None
     ignore_paths: Paths = ()
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
         for name in _PATHS:
@@ -99,6 +102,8 @@ class Dataset:
             raise DatasetError(
                 f"dataset '{self.tag}': spatial_resolution is {self.spatial_resolution}; it must be above 0 metres"
             )
+        if not 0 < self.weight < math.inf:
+            raise DatasetError(f"dataset '{self.tag}': weight is {self.weight}; it must be above 0 and finite")
         if self.split in _SPLIT_SPELLINGS:
             object.__setattr__(self, "split", _SPLIT_SPELLINGS[self.split])
         elif self.split is not None and not self.aoi_paths:
@@ -199,7 +204,7 @@ class Datasets:
         """
         scenes = tuple(scene for item in self for scene in item.scenes())
         _check_bands(scenes)
-        _check_leakage(scenes)
+        check_leakage(scenes)
         return scenes
 
 
@@ -285,6 +290,7 @@ def _open_scene(dataset: Dataset, path: str) -> LabelledScene:
         split=dataset.split if dataset.split in SPLITS else None,
         ignored=_open_ignored(dataset, geobox),
         notes=(*raster.notes, *notes),
+        weight=dataset.weight,
     )
 
 
@@ -373,25 +379,3 @@ def _check_bands(scenes: Sequence[LabelledScene]) -> None:
                 f"{first.path} has {len(first.raster.bands)} bands and {scene.path} has {len(scene.raster.bands)}: "
                 "name the same number of bands in each dataset (bands = [1, 2, 3])"
             )
-
-
-def _check_leakage(scenes: Sequence[LabelledScene]) -> None:
-    """One piece of ground in two splits would make the scores of one a memory of the other."""
-    footprints = [
-        (scene, scene.geobox.extent if scene.geobox.crs is None else scene.geobox.extent.to_crs("EPSG:4326"))
-        for scene in scenes
-        if scene.split
-    ]
-    for index, (scene, footprint) in enumerate(footprints):
-        for other, shared in footprints[:index]:
-            if other.split != scene.split and _share(footprint, shared) > 1e-3:
-                raise DatasetError(
-                    f"{other.path} ({other.split}) and {scene.path} ({scene.split}) overlap in "
-                    f"{_share(footprint, shared):.1%} of the smaller: put both into one split"
-                )
-
-
-def _share(one: Geometry, other: Geometry) -> float:
-    if one.crs != other.crs:
-        return 0.0
-    return float(one.geom.intersection(other.geom).area / min(one.geom.area, other.geom.area))

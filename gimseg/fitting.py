@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
+from gimseg.deep_supervision import deep_loss
+from gimseg.hardness import window_losses
 from gimseg.labelled_windows import Sample
 from gimseg.losses import Loss
 from gimseg.metrics import Confusion
@@ -48,13 +50,15 @@ class Fit(LightningModule):
         self.steps = steps
         self.classes = classes
         self.log_path = log
-        self.average = (
-            AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.averaging), use_buffers=True)
-            if settings.averaging
-            else None
-        )
+        if settings.frozen_encoder:
+            _encoder(network).requires_grad_(False)
+        self.average = _average(network, settings)
+        if self.average is not None and settings.devices > 1:
+            # Or several devices would wait for the gradients of a network that is not learning.
+            self.average.requires_grad_(False)
         self.elapsed_s = 0.0
         self._clock = time.monotonic()
+        self._averaged_step = 0
         self._confusion = Confusion.zeros(classes)
         self._losses: dict[str, list[float]] = {"train": [], "val": []}
         self.history: list[dict[str, float]] = []
@@ -65,6 +69,11 @@ class Fit(LightningModule):
         by_steps = self.global_step / self.steps
         by_time = self.elapsed_s / (60 * self.settings.minutes) if self.settings.minutes else 0.0
         return min(1.0, max(by_steps, by_time))
+
+    @property
+    def _averages_alike(self) -> bool:
+        """Whether the stretch of stochastic weight averaging has begun."""
+        return self.settings.swa > 0 and self.share >= 1 - self.settings.swa
 
     @property
     def best_network(self) -> torch.nn.Module:
@@ -88,33 +97,49 @@ class Fit(LightningModule):
     def on_fit_start(self) -> None:
         self._clock = time.monotonic()
 
+    def train(self, mode: bool = True) -> Fit:
+        """Training or evaluation mode; what is frozen never leaves the latter."""
+        super().train(mode)
+        frozen = [_encoder(self.network)] if self.settings.frozen_encoder else []
+        for part in [self.network] if self.settings.frozen_statistics else frozen:
+            for norm in part.modules():
+                if isinstance(norm, torch.nn.modules.batchnorm._NormBase):
+                    norm.eval()
+        return self
+
     def on_train_epoch_start(self) -> None:
+        self.train()
         self._losses["train"] = []
 
     def on_train_batch_start(self, batch: Sample, batch_index: int) -> None:
         settings = self.settings
         for group in self.optimizers().param_groups:  # type: ignore[union-attr]
             if self._plateau is None or self.share < settings.warmup:
-                factor = schedule_factor(settings.schedule, self.share, settings.warmup)
+                # Weights that are averaged alike come from a rate that no longer falls.
+                share = min(self.share, 1 - settings.swa) if settings.swa else self.share
+                factor = schedule_factor(settings.schedule, share, settings.warmup)
                 group["lr"] = settings.learning_rate * group["rate"] * factor
 
-    def training_step(self, batch: Sample, batch_index: int) -> torch.Tensor:
-        logits = self.network(batch["image"].contiguous(memory_format=torch.channels_last))
-        loss = self.loss.at(self.share)(logits.float(), batch["labels"])
+    def training_step(self, batch: Sample, batch_index: int) -> dict[str, torch.Tensor]:
+        outputs = self.network(batch["image"].contiguous(memory_format=torch.channels_last))
+        loss, logits = deep_loss(self.loss.at(self.share), outputs, batch["labels"])
         self._losses["train"].append(float(loss.detach()))
-        return loss
+        if not self.settings.hard_share:
+            return {"loss": loss}
+        return {"loss": loss, "window_losses": window_losses(logits, batch["labels"])}
 
     def on_train_batch_end(self, outputs: Any, batch: Sample, batch_index: int) -> None:
-        if self.average is not None:
+        if self.average is not None and self.global_step > self._averaged_step:
+            self._averaged_step = self.global_step
             self.average.update_parameters(self.network)
             # The first steps from random weights are no good to average over.
-            if self.global_step <= 20:
+            if not self._averages_alike if self.settings.swa else self.global_step <= 20:
                 self.average.n_averaged.zero_()
         now = time.monotonic()
         self.elapsed_s += now - self._clock
         self._clock = now
-        if self.share >= 1:
-            self.trainer.should_stop = True
+        # Several devices do not have one clock: they stop together.
+        self.trainer.should_stop |= self.trainer.strategy.reduce_boolean_decision(self.share >= 1, all=False)
 
     def on_validation_epoch_start(self) -> None:
         self._confusion = Confusion.zeros(self.classes)
@@ -135,19 +160,31 @@ class Fit(LightningModule):
         self._clock = now
 
     def on_train_epoch_end(self) -> None:
+        confusion = self._of_all_devices(self._confusion)
+        alarms, misses = alarms_and_misses(confusion)
         row = {
             "epoch": float(self.current_epoch + 1),
             "seconds": round(self.elapsed_s, 1),
             "learning_rate": float(self.optimizers().param_groups[0]["lr"]),  # type: ignore[union-attr]
             "train_loss": _mean(self._losses["train"]),
             "val_loss": _mean(self._losses["val"]),
-            "val_iou": _score(self._confusion),
+            "val_iou": _score(confusion),
+            "val_false_alarms": alarms,
+            "val_misses": misses,
         }
         self.history.append(row)
-        write_history(self.log_path, self.history)
+        if self.trainer.is_global_zero:
+            write_history(self.log_path, self.history)
         if self._plateau is not None and self.share >= self.settings.warmup:
             self._plateau.step(row["val_iou"])
-        self.log("val_iou", row["val_iou"])
+        self.log_dict({name: value for name, value in row.items() if name != "epoch"})
+
+    def _of_all_devices(self, confusion: Confusion) -> Confusion:
+        """Each device looks at windows of its own."""
+        if self.settings.devices == 1:
+            return confusion
+        matrix = torch.from_numpy(confusion.matrix).to(self.device)
+        return Confusion(self.trainer.strategy.reduce(matrix, reduce_op="sum").cpu().numpy())
 
     @property
     def running_loss(self) -> float:
@@ -172,9 +209,37 @@ def _score(confusion: Confusion) -> float:
     return 0.0 if math.isnan(score) and confusion.total else score
 
 
+def alarms_and_misses(confusion: Confusion) -> tuple[float, float]:
+    """Pixels of background taken for an object, and of objects taken for background, as shares of all objects' pixels.
+
+    A pixel of one class taken for another is in neither. NaN where there is no object.
+
+    Example:
+        >>> alarms_and_misses(Confusion(np.array([[80, 4], [2, 14]])))
+        (0.25, 0.125)
+    """
+    objects = int(confusion.matrix[1:].sum())
+    alarms, misses = int(confusion.matrix[0, 1:].sum()), int(confusion.matrix[1:, 0].sum())
+    return (alarms / objects, misses / objects) if objects else (math.nan, math.nan)
+
+
+def _average(network: torch.nn.Module, settings: Settings) -> AveragedModel | None:
+    """The mean of weights and statistics that is scored and kept: moving, or of the last stretch."""
+    if settings.swa:
+        return AveragedModel(network, multi_avg_fn=get_swa_multi_avg_fn(), use_buffers=True)
+    if settings.averaging:
+        return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.averaging), use_buffers=True)
+    return None
+
+
+def _encoder(network: torch.nn.Module) -> torch.nn.Module:
+    """What is frozen with the encoder; nothing where there is none."""
+    return getattr(network, "encoder", torch.nn.Module())
+
+
 def parameter_groups(network: torch.nn.Module, learning_rate: float, encoder_rate: float) -> list[dict[str, Any]]:
     """The weights of the encoder and the others, each with the factor ``rate`` on the learning rate."""
-    encoder = list(getattr(network, "encoder", torch.nn.Module()).parameters())
+    encoder = list(_encoder(network).parameters())
     known = {id(weight) for weight in encoder}
     others = [weight for weight in network.parameters() if id(weight) not in known]
     groups = [(others, 1.0), (encoder, encoder_rate)]

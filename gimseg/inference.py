@@ -18,7 +18,7 @@ from odc.geo.geobox import GeoBox
 from gimseg.arrays import PredictedArray, array_raster, from_xarray, is_xarray
 from gimseg.assembly import assemble, name_counts, plane_reader, plane_slices
 from gimseg.averaging import Augmentations, Models, load_models
-from gimseg.backends import Backend, backend_by_name, candidates, open_backend
+from gimseg.backends import Backend, Choice, backend_by_name, candidates, choose_backend
 from gimseg.computing import Computation, Network
 from gimseg.errors import DeviceMemoryError, PredictionError, RasterError
 from gimseg.imagery import Rasters, choose_bands
@@ -94,7 +94,7 @@ class Predictor:
         model: a Model, its folder, or ``"builtin"``; several, whose probabilities are averaged.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...; several of one kind,
             as ``"cuda:0,cuda:1"``, have a process each and share the blocks.
-        backend: see :func:`gimseg.backends.open_backend`.
+        backend: see :func:`gimseg.backends.choose_backend`.
         precision: see there.
         batch: windows at once; None: 1, and 4 on CUDA.
         tta: views of the image that probabilities are averaged over: ``"flips"``, four,
@@ -148,12 +148,11 @@ class Predictor:
         """The plan with the backend that is the fastest for as much work as it is."""
         if plan.engine.backend:
             return plan
-        backend = self._choose_backend(plan.lattice)
-        return plan.computed_by(backend.name, backend.note)
+        return plan.computed_by(*self._choose_backend(plan.lattice))
 
-    def _choose_backend(self, lattice: Lattice) -> Backend:
+    def _choose_backend(self, lattice: Lattice) -> Choice:
         megapixels = math.prod(lattice.shape) * lattice.cost / 1e6
-        chosen = open_backend(
+        return choose_backend(
             self.model,
             self.device,
             backend=self._asked.backend,
@@ -162,7 +161,6 @@ class Predictor:
             batch=self._batch,
             megapixels=megapixels,
         )
-        return self._backends.setdefault(chosen.name, chosen)
 
     def _as_before(self, engine: Engine, output: str | os.PathLike[str]) -> Engine:
         """What a run that goes on had chosen, where nobody asks for something else."""
@@ -185,10 +183,13 @@ class Predictor:
         return seconds * plan.lattice.cost * math.prod(plan.lattice.shape) / (plan.engine.batch * side**2)
 
     def _network(self, plan: Plan) -> Network:
-        name = plan.engine.backend
+        return Network(self._opened(plan.engine.backend), self.model.recipe, plan.products, self.device)
+
+    def _opened(self, name: str) -> Backend:
+        """Opened once for all rasters."""
         if name not in self._backends:
             self._backends[name] = backend_by_name(self.model, self.device, name)
-        return Network(self._backends[name], self.model.recipe, plan.products, self.device)
+        return self._backends[name]
 
     def predict(
         self,
@@ -315,7 +316,8 @@ class Predictor:
         """
         lattice = choose_lattice(view.shape, self.model, self.device, batch=self._batch)
         blocks = choose_blocks(view, lattice, self.model.recipe.legend.n_channels, block_size)
-        network = Network(self._choose_backend(lattice), self.model.recipe, products or Products(), self.device)
+        opened = self._opened(self._choose_backend(lattice).name)
+        network = Network(opened, self.model.recipe, products or Products(), self.device)
         todo = (block for block in blocks if wanted is None or wanted(block.core))
         loaded = map_ahead(lambda block: load_block(view, lattice, block), todo, threads=1, limit=1)
         for step in Computation(network, lattice, self._batch).run(loaded):

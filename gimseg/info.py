@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from gimseg.balance import class_balance
 from gimseg.datasets import Datasets, read_datasets
 from gimseg.errors import DatasetError
 from gimseg.labelled_scenes import LabelledScene
@@ -84,7 +86,7 @@ class _Group:
 
 
 def describe_datasets(datasets: Datasets, surveys: Sequence[Survey]) -> list[str]:
-    """A table of rasters, a table of classes, and warnings."""
+    """Tables of rasters, of classes, and of the balance of each split; warnings."""
     groups = [
         _Group(item.tag, split, tuple(one for one in surveys if one.scene.tag == item.tag and one.split == split))
         for item in datasets
@@ -108,8 +110,20 @@ def describe_datasets(datasets: Datasets, surveys: Sequence[Survey]) -> list[str
         for one in surveys
         if not one.labelled.any()
     ]
-    lines = [*_table(rasters), "", *_table(classes)]
+    lines = [*_table(rasters), "", *_table(classes), "", *_table(_balance_rows(surveys))]
     return [*lines, "", "Warnings:", *(f"  {warning}" for warning in warnings)] if warnings else lines
+
+
+def _balance_rows(surveys: Sequence[Survey]) -> list[tuple[str, ...]]:
+    """How often each class is there in each split, all datasets together, and what would make them weigh alike."""
+    rows: list[tuple[str, ...]] = [("split", "class", "share", "weight auto", "empty windows of 256 px")]
+    for balance in class_balance(surveys, 256):
+        table = zip(balance.names, balance.shares, balance.weights, strict=True)
+        for number, (name, share, weight) in enumerate(table):
+            there = "–" if math.isnan(share) else f"{share:.2%}"
+            empty = "" if number else f"{balance.empty:.0%} of the labelled ground"
+            rows.append((balance.split or "–", name, there, f"{weight:.3g}", empty))
+    return rows
 
 
 def describe_model(model: Model) -> list[str]:

@@ -22,6 +22,13 @@ class Holdout(Protocol):
         """Where the window's pixels belong to `split`: bool (rows, cols)."""
 
 
+class Marks(Protocol):
+    """Says which pixels somebody has labelled, where that is not all ground."""
+
+    def mask(self, window: GeoBox) -> np.ndarray:
+        """The labelled pixels of a window: bool (rows, cols)."""
+
+
 @dataclass(frozen=True)
 class LabelledScene:
     """One raster at the ground resolution, with its ground truth.
@@ -39,6 +46,8 @@ class LabelledScene:
         holdout: what divides a scene without a split.
         ignored: where nothing is known, whatever the ground truth says.
         notes: what a person should know.
+        weight: how many times as often as others its windows are drawn.
+        points: the only pixels that are labelled, except in ground to score on; None: all are.
     """
 
     tag: str
@@ -52,6 +61,8 @@ class LabelledScene:
     holdout: Holdout | None = None
     ignored: Shapes | None = None
     notes: tuple[str, ...] = ()
+    weight: float = 1.0
+    points: Marks | None = None
 
     @property
     def path(self) -> str:
@@ -141,6 +152,8 @@ class LabelledScene:
             labels = np.where(self.holdout.mask(window, split), labels, UNLABELLED)
         if self.ignored is not None:
             labels = np.where(self.ignored.burn_mask(window), UNLABELLED, labels)
+        if self.points is not None and split not in ("val", "test"):
+            labels = np.where(self.points.mask(window), labels, UNLABELLED)
         return labels.astype(np.uint8)
 
     def in_memory(self, *, with_file: bool = False) -> LabelledScene:

@@ -75,8 +75,8 @@ class LabelledWindows(torch.utils.data.Dataset):
     """Labelled windows as a torch dataset, for DataLoaders with any number of workers.
 
     A sample is ``{"image": float32 (bands, rows, cols), "valid": bool (rows, cols),
-    "labels": uint8 (rows, cols)}``, or what `prepare` makes of it. The same request
-    gives the same sample, in whichever worker.
+    "labels": uint8 (rows, cols)}``, or what `prepare` makes of it, and ``"request"``, its
+    number. The same request gives the same sample, in whichever worker.
 
     Args:
         scenes: where windows come from.
@@ -110,4 +110,4 @@ class LabelledWindows(torch.utils.data.Dataset):
             pixels, labels = scene.read(roi, self.split)
         else:
             pixels, labels = scene.read_on(frame.around(scene.geobox, request.row, request.col), self.split)
-        return finish(pixels.data, pixels.valid, labels)
+        return {**finish(pixels.data, pixels.valid, labels), "request": torch.tensor(index)}

@@ -17,8 +17,10 @@ and the background is a class like the others: patches without an object still t
 that there is none. A class that no labelled pixel of the batch has is left out of
 the mean; its false alarms are the misses of the classes that are there.
 
-The weight of a term may change while training: ``dice + ramp(0, 1)*boundary`` begins
-with Dice alone and ends with both (:class:`Ramp`).
+``class_weights=auto`` and, for one class, ``pos_weight=auto`` make classes weigh alike;
+:meth:`Loss.balanced` puts the numbers in. The weight of a term may
+change while training: ``dice + ramp(0, 1)*boundary`` begins with Dice alone and ends
+with both (:class:`Ramp`).
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from gimseg.class_weights import balanced_weights
 from gimseg.distance_losses import boundary_loss, hausdorff_loss
 from gimseg.errors import LossError
 from gimseg.labelled_logits import check_options
@@ -56,7 +59,10 @@ from gimseg.topology_losses import cldice_loss
 
 _LONGEST_TEXT = 1000
 
-Option = float | tuple[float, ...]
+AUTO = "auto"
+"""Value of the arguments ``class_weights`` and ``pos_weight`` that follows from the pixels of each class."""
+
+Option = float | tuple[float, ...] | str
 
 REGISTRY: dict[str, Callable[..., Tensor]] = {
     "bce": bce_loss,
@@ -172,7 +178,18 @@ class Term:
         object.__setattr__(self, "options", _checked_options(self.name, self.options))
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if AUTO in dict(self.options).values():
+            raise LossError(f"{self}: how often each class is there is not known; Loss.balanced says it")
         return self.weight_at(1.0) * REGISTRY[self.name](logits, labels, **dict(self.options))
+
+    def balanced(self, pixels: Sequence[int]) -> Term:
+        """The term with numbers for ``auto``; see :meth:`Loss.balanced`."""
+        weights = balanced_weights(pixels)
+        found: dict[str, Option] = {"class_weights": weights, "pos_weight": weights[-1] / weights[0]}
+        if len(pixels) > 2 and ("pos_weight", AUTO) in self.options:
+            raise LossError(f"{self}: pos_weight=auto is for one class, there are {len(pixels) - 1}: use class_weights")
+        options = tuple((name, found[name] if value == AUTO else value) for name, value in self.options)
+        return replace(self, options=options)
 
     def weight_at(self, progress: float) -> float:
         """The weight when `progress` (0 to 1) of the training is over."""
@@ -217,6 +234,18 @@ class Loss:
         for term in others:
             total = total + term(logits, labels)
         return total
+
+    def balanced(self, pixels: Sequence[int]) -> Loss:
+        """The loss with numbers for each ``auto``, so that all classes weigh the same in sum.
+
+        Args:
+            pixels: of the background and of each class.
+
+        Example:
+            >>> str(parse_loss("ce(class_weights=auto) + bce(pos_weight=auto)").balanced([900, 100]))
+            'ce(class_weights=[0.5555555555555556, 5]) + bce(pos_weight=9)'
+        """
+        return Loss(tuple(term.balanced(pixels) for term in self.terms))
 
     @property
     def _is_constant(self) -> bool:
@@ -315,6 +344,8 @@ def _product(one: Weight | tuple[Term, ...], other: Weight | tuple[Term, ...]) -
 
 
 def _parse_option(node: ast.expr) -> Option:
+    if isinstance(node, ast.Name) and node.id == AUTO:
+        return AUTO
     if isinstance(node, ast.List | ast.Tuple):
         return tuple(_parse_number(element) for element in node.elts)
     return _parse_number(node)
@@ -340,13 +371,16 @@ def _checked_options(loss: str, options: Sequence[tuple[str, Option]]) -> tuple[
             raise LossError(f"{loss} has no argument {written!r}; {_suggest(written, known)}")
         if option in given:
             raise LossError(f"{option} of {loss} is given twice")
+        if value == AUTO and option in ("class_weights", "pos_weight"):
+            given[option] = AUTO
+            continue
         takes_list = "Sequence" in str(known[option].annotation)
-        if isinstance(value, tuple) != takes_list:
+        if isinstance(value, str) or isinstance(value, tuple) != takes_list:
             raise LossError(
                 f"{option} of {loss} is {'a list of numbers' if takes_list else 'one number'}; given is {value}"
             )
         given[option] = tuple(map(float, value)) if isinstance(value, tuple) else float(value)
-    check_options(**given)
+    check_options(**{option: value for option, value in given.items() if not isinstance(value, str)})
     return tuple((option, given[option]) for option in known if option in given)
 
 
@@ -356,7 +390,7 @@ def _suggest(name: str, known: Iterable[str]) -> str:
 
 
 def _format(value: Option | Ramp) -> str:
-    if isinstance(value, Ramp):
+    if isinstance(value, Ramp | str):
         return str(value)
     if isinstance(value, tuple):
         return f"[{', '.join(map(_format, value))}]"

@@ -22,7 +22,7 @@ from torch import nn
 
 from gimseg import __version__
 from gimseg.errors import LegendError, ModelError, OutputError
-from gimseg.networks import build_network, check_window, network_names, network_stride
+from gimseg.networks import OWN, build_network, check_window, network_names, network_stride
 from gimseg.outputs import check_writable, write_text
 from gimseg.reach import measure_reach
 from gimseg.recipes import Recipe
@@ -252,9 +252,14 @@ def render_card(model: Model) -> str:
         if table:
             lines += [f"## {title}", "", *(f"- {key}: {_short(value)}" for key, value in table.items()), ""]
     lines += ["## Use", "", "```sh", "gimseg predict image.tif --model this-folder", "```", ""]
-    lines += ["The network alone, for normalised images:", "", "```python"]
-    lines += ["import segmentation_models_pytorch as smp", 'network = smp.from_pretrained("this-folder")', "```", ""]
+    lines += ["The network alone, for normalised images:", "", "```python", *_how_to_load(model), "```", ""]
     return "\n".join(lines)
+
+
+def _how_to_load(model: Model) -> list[str]:
+    if str((model.architecture or {}).get("name", "")).lower() in OWN:
+        return ["from gimseg import Model", 'network = Model.load("this-folder").network']
+    return ["import segmentation_models_pytorch as smp", 'network = smp.from_pretrained("this-folder")']
 
 
 def _short(value: Any) -> str:

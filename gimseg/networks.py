@@ -1,4 +1,4 @@
-"""Networks by name, from segmentation-models-pytorch, and what windows they can take."""
+"""Networks by name, of segmentation-models-pytorch and our own, and what windows they can take."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from gimseg.attention_unet import AttentionUnet
 from gimseg.errors import ModelError
 from gimseg.legend import did_you_mean
+from gimseg.tiramisu import FCDenseNet
 from gimseg.torchvision_ops import declare_missing_operators
 
 declare_missing_operators()
@@ -31,6 +33,9 @@ import timm  # noqa: E402
 WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin")
 """Endings of files of weights."""
 
+OWN: dict[str, type[nn.Module]] = {network.__name__.lower(): network for network in (AttentionUnet, FCDenseNet)}
+"""Networks that segmentation-models-pytorch does not have."""
+
 # Ours to say: pixels in, logits of the recipe's classes out.
 _FIXED = ("in_channels", "classes", "encoder_name", "encoder_weights", "activation", "aux_params")
 
@@ -39,10 +44,23 @@ def network_names() -> tuple[str, ...]:
     """Names that :func:`build_network` takes.
 
     Example:
-        >>> {"Unet", "UnetPlusPlus", "DeepLabV3Plus", "FPN", "Segformer"} <= set(network_names())
+        >>> {"Unet", "DeepLabV3Plus", "Segformer", "FCDenseNet", "AttentionUnet"} <= set(network_names())
         True
     """
-    return tuple(network.__name__ for network in smp.MODEL_ARCHITECTURES_MAPPING.values())
+    return tuple(network.__name__ for network in (*smp.MODEL_ARCHITECTURES_MAPPING.values(), *OWN.values()))
+
+
+def takes_encoder(name: str) -> bool:
+    """Whether a network is built on an encoder.
+
+    Raises:
+        ModelError: unknown name.
+
+    Example:
+        >>> takes_encoder("Unet"), takes_encoder("FCDenseNet")
+        (True, False)
+    """
+    return "encoder_name" in inspect.signature(_architecture(name).__init__).parameters
 
 
 def build_network(
@@ -57,8 +75,9 @@ def build_network(
     """A network from (N, bands, rows, cols) images to (N, channels, rows, cols) logits.
 
     Args:
-        name: an architecture of segmentation-models-pytorch, case does not matter.
-        encoder: one of its encoders, or ``tu-`` and the name of one of timm.
+        name: one of :func:`network_names`, case does not matter.
+        encoder: one of segmentation-models-pytorch, or ``tu-`` and the name of one of timm; passed
+            over by a network that takes none.
         bands: of the image.
         channels: of the logits: ``Legend.n_channels``.
         weights: pretrained weights of the encoder: ``"imagenet"`` for most, or a file of
@@ -75,10 +94,15 @@ def build_network(
         torch.Size([1, 3, 64, 96])
     """
     architecture = _architecture(name)
-    _check_encoder(encoder)
-    _check_options(architecture, encoder, options)
     if bands < 1 or channels < 1:
         raise ModelError(f"a network of {bands} bands and {channels} channels: both must be 1 or more")
+    if not takes_encoder(name):
+        _check_options(architecture, "", options)
+        if weights is not None:
+            raise ModelError(f"{name} has no encoder that weights {weights!r} could be for: leave encoder_weights out")
+        return architecture(bands, channels, **options)
+    _check_encoder(encoder)
+    _check_options(architecture, encoder, options)
     given = {"encoder_name": encoder, "in_channels": bands, "classes": channels, **options}
     if weights is not None and os.path.splitext(weights)[1] in WEIGHT_FILES:
         network = build_network(name, encoder, bands=bands, channels=channels, **options)
@@ -261,7 +285,7 @@ def _title(network: nn.Module) -> str:
 
 
 def _architecture(name: str) -> Any:
-    architecture = smp.MODEL_ARCHITECTURES_MAPPING.get(name.lower())
+    architecture = smp.MODEL_ARCHITECTURES_MAPPING.get(name.lower()) or OWN.get(name.lower())
     if architecture is None:
         raise ModelError(f"no network {name!r}{did_you_mean(name, network_names())}")
     return architecture
@@ -284,7 +308,8 @@ def _check_options(architecture: Any, encoder: str, options: dict[str, Any]) -> 
     for option in options:
         if option in _FIXED:
             raise ModelError(f"option {option} is set by gimseg: use bands, channels, encoder or weights")
-        if option not in known and not encoder.startswith("tu-"):
+        passed_on = encoder.startswith("tu-") and architecture.__name__.lower() not in OWN
+        if option not in known and not passed_on:
             raise ModelError(f"{architecture.__name__} has no option {option!r}{did_you_mean(option, known)}")
 
 

@@ -59,7 +59,6 @@ class OpenVinoBackend:
         if precision == "bfloat16" and not has_bfloat16():
             raise PredictionError("this CPU has no bfloat16: take the precision auto or float32")
         self.name = f"openvino {precision}"
-        self.note = ""
         self._model = model
         self._network = copy.deepcopy(model.network).cpu().eval().requires_grad_(False)
         self._precision = precision

@@ -102,7 +102,7 @@ class Counted(NamedTuple):
     classes: NDArray[np.uint8]
     """(rows, cols), predicted."""
     shares: NDArray[np.uint8] | None
-    """(classes, rows, cols), probabilities in steps of 1/250; None: not known."""
+    """(classes, rows, cols), probabilities in steps of 1/250, or None."""
 
 
 class WindowCounter:

@@ -13,12 +13,14 @@ from odc.geo.geobox import GeoBox
 from gimseg.errors import DatasetError
 from gimseg.labelled_scenes import LabelledScene
 from gimseg.labelled_windows import WindowRequest
+from gimseg.leakage import overlapping
 from gimseg.legend import UNLABELLED
 from gimseg.progress import Progress, silent
 
 CELL = 32
 """Side of the squares in which a survey counts labels, px."""
 _BLOCK = 1024
+_SAMPLE = 4096
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Survey:
         total: float64 (bands,), sum over valid pixels.
         squares: float64 (bands,), sum of squares over valid pixels.
         labelled: int32 (cells, cells), labelled pixels in squares of ``CELL`` px.
-        objects: int32 (cells, cells), pixels of any class but background there.
+        by_class: int32 (classes, cells, cells), pixels of each class of the legend there.
+        sample: float32 (bands, n), values of valid pixels spread evenly over the scene.
     """
 
     scene: LabelledScene
@@ -43,7 +46,13 @@ class Survey:
     total: np.ndarray
     squares: np.ndarray
     labelled: np.ndarray
-    objects: np.ndarray
+    by_class: np.ndarray
+    sample: np.ndarray
+
+    @property
+    def objects(self) -> np.ndarray:
+        """int32 (cells, cells): pixels of any class but background."""
+        return np.asarray(self.by_class.sum(axis=0))
 
     @property
     def pixels(self) -> int:
@@ -60,7 +69,8 @@ def survey(scene: LabelledScene, split: str | None = None, progress: Progress = 
     rows, cols = scene.shape
     bands = len(scene.raster.bands)
     cells = (math.ceil(rows / CELL), math.ceil(cols / CELL))
-    labelled, objects = np.zeros(cells, np.int32), np.zeros(cells, np.int32)
+    labelled, by_class = np.zeros(cells, np.int32), np.zeros((len(scene.legend.values), *cells), np.int32)
+    sample = []
     counts = np.zeros(256, np.int64)
     total, squares = np.zeros(bands), np.zeros(bands)
     valid = 0
@@ -73,11 +83,12 @@ def survey(scene: LabelledScene, split: str | None = None, progress: Progress = 
         squares += np.square(values).sum(axis=1)
         valid += values.shape[1]
         counts += np.bincount(labels.ravel(), minlength=256)
-        known = labels != UNLABELLED
-        _add_cells(labelled, row, col, known)
-        _add_cells(objects, row, col, known & (labels > 0))
+        sample.append(pixels.data[:, pixels.valid][:, :: max(1, values.shape[1] // _SAMPLE)].astype(np.float32))
+        _add_cells(labelled, row, col, labels != UNLABELLED)
+        for plane, value in zip(by_class, scene.legend.values, strict=True):
+            _add_cells(plane, row, col, labels == value)
         progress(f"look at {scene.tag}", done, len(corners), "blocks")
-    return Survey(scene, split, valid, counts, total, squares, labelled, objects)
+    return Survey(scene, split, valid, counts, total, squares, labelled, by_class, np.concatenate(sample, axis=1))
 
 
 def _add_cells(plane: np.ndarray, row: int, col: int, mask: np.ndarray) -> None:
@@ -157,19 +168,30 @@ def hold_out(
     """
     scenes = [item.scene for item in surveys]
     free = [index for index, scene in enumerate(scenes) if not scene.splits]
-    for tag in dict.fromkeys(scenes[index].tag for index in free):
-        members = [index for index in free if scenes[index].tag == tag]
+    for members in _joined(scenes, free):
         labelled = sum(int(surveys[index].counts[:UNLABELLED].sum()) for index in members)
         # About forty blocks a dataset: enough to choose from, large enough to hold objects.
         side_px = int(np.clip(math.sqrt(labelled / 40), window // 4, 4 * window)) if labelled else window
+        side = side_px * max(abs(scenes[index].geobox.transform.a) for index in members)
+        blocks = {index: _blocks(surveys[index], side, share, seed) for index in members}
         for index in members:
-            scenes[index] = _with_holdout(surveys[index], side_px, share, seed)
+            # Ground that one raster holds out is held out in all that show it.
+            alike = [blocks[other].held for other in members if scenes[other].geobox.crs == scenes[index].geobox.crs]
+            scenes[index] = replace(scenes[index], holdout=replace(blocks[index], held=frozenset().union(*alike)))
     return tuple(scenes)
 
 
-def _with_holdout(item: Survey, side_px: int, share: float, seed: int) -> LabelledScene:
+def _joined(scenes: Sequence[LabelledScene], free: Sequence[int]) -> list[list[int]]:
+    """Numbers of the scenes of each dataset; datasets that show the same ground are one."""
+    group = {scenes[index].tag: scenes[index].tag for index in free}
+    for one, other in overlapping([scenes[index] for index in free]):
+        kept, gone = group[scenes[free[one]].tag], group[scenes[free[other]].tag]
+        group = {tag: kept if name == gone else name for tag, name in group.items()}
+    return [[index for index in free if group[scenes[index].tag] == name] for name in dict.fromkeys(group.values())]
+
+
+def _blocks(item: Survey, side: float, share: float, seed: int) -> GroundBlocks:
     transform = item.scene.geobox.transform
-    side = side_px * abs(transform.a)
     weight: dict[tuple[int, int], int] = {}
     has_objects = item.objects.sum() > 0
     plane = item.objects if has_objects else item.labelled
@@ -182,7 +204,7 @@ def _with_holdout(item: Survey, side_px: int, share: float, seed: int) -> Labell
     ranked = sorted(worth, key=lambda key: hashlib.sha256(f"{seed}/{key[0]}/{key[1]}".encode()).digest())
     held = frozenset(ranked[: max(1, round(share * len(ranked)))] if len(ranked) > 1 else ())
     gap = min(side / 4, 16 * abs(transform.a))
-    return replace(item.scene, holdout=GroundBlocks(side, held, gap))
+    return GroundBlocks(side, held, gap)
 
 
 @dataclass(frozen=True)
@@ -196,15 +218,23 @@ class WindowSampler:
             others are drawn evenly from all labelled ground.
         balance: 0 draws from each dataset in proportion to its ground, 1 from all
             datasets alike; between, a large one drowns a small one less.
+        balance_by: ``dataset``, or ``raster``: what `balance` makes alike.
+        class_balance: the same for classes, among the windows near objects.
+        empty_share: share of the windows that hold no object, 0 to 1; None: as they come.
+        hard_share: share of the windows that are drawn where the loss was high.
 
     Raises:
-        DatasetError: there is no labelled pixel.
+        DatasetError: there is no labelled pixel, or no window without an object where some are asked for.
     """
 
     surveys: tuple[Survey, ...]
     window: int
     object_share: float = 0.5
     balance: float = 0.5
+    balance_by: str = "dataset"
+    class_balance: float = 0.0
+    empty_share: float | None = None
+    hard_share: float = 0.0
 
     def __post_init__(self) -> None:
         if not any(item.labelled.any() for item in self.surveys):
@@ -213,43 +243,113 @@ class WindowSampler:
                 f"no labelled pixel in {paths}{' …' if len(self.surveys) > 3 else ''}: "
                 "check that ground truth, AoIs and splits meet the rasters"
             )
+        if self.empty_share and not any(empty_cells(item, self.window).any() for item in self.surveys):
+            raise DatasetError(
+                f"empty_share is {self.empty_share:g}, but every window of {self.window} px holds an object: "
+                "give smaller windows, or leave empty_share out"
+            )
 
-    def draw(self, count: int, seed: int) -> tuple[WindowRequest, ...]:
-        """`count` windows; the same seed draws the same."""
+    def draw(self, count: int, seed: int, hardness: Sequence[np.ndarray] | None = None) -> tuple[WindowRequest, ...]:
+        """`count` windows; the same seed draws the same.
+
+        Args:
+            count: number of windows.
+            seed: of all draws.
+            hardness: float (cells, cells) of each survey, above 0: how high the loss was there; None: not known yet.
+        """
         rng = np.random.default_rng(seed)
-        tags = [item.scene.tag for item in self.surveys]
-        even = _choices([item.labelled for item in self.surveys], tags, self.balance)
-        near = _choices([item.objects > 0 for item in self.surveys], tags, self.balance)
+        tables = self._tables(hardness)
         requests = []
         for index in range(count):
-            scenes, cells, cumulated = near if len(near[0]) and rng.random() < self.object_share else even
+            scenes, cells, cumulated = tables[self._kind(rng, tables)]
             pick = int(np.searchsorted(cumulated, rng.random() * cumulated[-1], side="right"))
             scene = int(scenes[pick])
             row, col = (int(cell * CELL + rng.integers(CELL)) for cell in cells[pick])
             rows, cols = self.surveys[scene].scene.shape
             requests.append(
-                WindowRequest(scene, self._inside(row, rows), self._inside(col, cols), seed * 1_000_003 + index)
+                WindowRequest(
+                    scene,
+                    _inside(row, rows, self.window),
+                    _inside(col, cols, self.window),
+                    seed * 1_000_003 + index,
+                )
             )
         return tuple(requests)
 
-    def _inside(self, centre: int, size: int) -> int:
-        """The centre, moved so that the window lies on the grid where it can."""
-        half = self.window // 2
-        return min(max(centre, half), size - half) if size > self.window else size // 2
+    def _kind(self, rng: np.random.Generator, tables: dict[str, _Table]) -> str:
+        """Which table the next window is drawn from."""
+        if "hard" in tables and rng.random() < self.hard_share:
+            return "hard"
+        if self.empty_share is not None and rng.random() < self.empty_share:
+            return "empty"
+        near = len(tables["near"][0]) and rng.random() < self.object_share
+        return "near" if near or not len(tables["even"][0]) else "even"
+
+    def _tables(self, hardness: Sequence[np.ndarray] | None) -> dict[str, _Table]:
+        """Cells to draw centres from, with their weights, for each kind of window."""
+        labelled = [item.labelled for item in self.surveys]
+        planes = {"even": labelled, "near": self._near()}
+        if self.hard_share and hardness is not None:
+            planes["hard"] = [known * hard for known, hard in zip(labelled, hardness, strict=True)]
+        if self.empty_share is not None:
+            empty = [empty_cells(item, self.window) for item in self.surveys]
+            planes["empty"] = [known * plane for known, plane in zip(labelled, empty, strict=True)]
+            planes["even"] = [known * ~plane for known, plane in zip(labelled, empty, strict=True)]
+        return {kind: self._choices(of_kind) for kind, of_kind in planes.items()}
+
+    def _near(self) -> list[np.ndarray]:
+        """Cells with objects, each class with its weight."""
+        found = [item.by_class > 0 for item in self.surveys]
+        totals = np.sum([plane.sum(axis=(1, 2)) for plane in found], axis=0)
+        weights = np.where(totals, 1 / np.maximum(totals, 1.0) ** self.class_balance, 0.0)
+        return [np.tensordot(weights, plane, 1) for plane in found]
+
+    def _choices(self, planes: Sequence[np.ndarray]) -> _Table:
+        """All cells with weight; those of a dataset (or raster) together weigh total ** (1 - balance)."""
+        names = [item.scene.path if self.balance_by == "raster" else item.scene.tag for item in self.surveys]
+        totals: dict[str, float] = {}
+        for plane, name in zip(planes, names, strict=True):
+            totals[name] = totals.get(name, 0.0) + float(plane.sum())
+        scenes, cells, weights = [], [], []
+        for number, (plane, name) in enumerate(zip(planes, names, strict=True)):
+            found = np.argwhere(plane)
+            scenes.append(np.full(len(found), number))
+            cells.append(found)
+            factor = self.surveys[number].scene.weight / max(totals[name], 1e-12) ** self.balance
+            weights.append(plane[plane > 0] * factor)
+        return np.concatenate(scenes), np.concatenate(cells), np.cumsum(np.concatenate(weights))
 
 
-def _choices(
-    planes: Sequence[np.ndarray], tags: Sequence[str], balance: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scene numbers, cells and cumulated weights of all cells with weight."""
-    totals = {tag: sum(float(plane.sum()) for plane, of in zip(planes, tags, strict=True) if of == tag) for tag in tags}
-    scenes, cells, weights = [], [], []
-    for number, (plane, tag) in enumerate(zip(planes, tags, strict=True)):
-        found = np.argwhere(plane)
-        scenes.append(np.full(len(found), number))
-        cells.append(found)
-        weights.append(plane[plane > 0] / max(totals[tag], 1.0) ** balance)
-    return np.concatenate(scenes), np.concatenate(cells), np.cumsum(np.concatenate(weights))
+_Table = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Scene numbers (n,), cells (n, 2) and cumulated weights (n,)."""
+
+
+def _inside(centre: int, size: int, window: int) -> int:
+    """The centre, moved so that the window lies on the grid where it can."""
+    half = window // 2
+    return min(max(centre, half), size - half) if size > window else size // 2
+
+
+def empty_cells(item: Survey, window: int) -> np.ndarray:
+    """Labelled cells around whose pixels no window of `window` px holds an object: bool (cells, cells)."""
+    sums = np.pad(np.cumsum(np.cumsum(item.objects, axis=0), axis=1), ((1, 0), (1, 0)))
+    (top, bottom), (left, right) = (
+        _cells_seen(cells, size, window) for cells, size in zip(item.labelled.shape, item.scene.shape, strict=True)
+    )
+    inside = (
+        sums[np.ix_(bottom, right)] - sums[np.ix_(top, right)] - sums[np.ix_(bottom, left)] + sums[np.ix_(top, left)]
+    )
+    return np.asarray((item.labelled > 0) & (inside == 0))
+
+
+def _cells_seen(cells: int, size: int, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """First cell and the one after the last that windows about the pixels of each cell reach, along one axis."""
+    centres = np.array(
+        [[_inside(number * CELL + part, size, window) for part in (0, CELL - 1)] for number in range(cells)]
+    )
+    first = np.maximum(centres[:, 0] - window // 2, 0) // CELL
+    last = -(-np.minimum(centres[:, 1] + window // 2, cells * CELL) // CELL)
+    return first, last
 
 
 def covering_windows(surveys: Sequence[Survey], window: int) -> tuple[WindowRequest, ...]:

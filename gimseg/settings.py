@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from gimseg.augmentation import Augmentation
 from gimseg.errors import TrainingError
+from gimseg.folds import parse_fold
 from gimseg.losses import parse_loss
 from gimseg.optimisers import OPTIMISERS, SCHEDULES
 
 PRECISIONS = {"auto": "", "float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
 """Arithmetic by name, as lightning names it."""
+
+NORMALISATIONS = ("model", "percentile", "none")
+_TINY, _BELOW_1 = 5e-324, math.nextafter(1.0, 0.0)
+_CHOICES: dict[str, Collection[str]] = {
+    "optimiser": OPTIMISERS,
+    "schedule": SCHEDULES,
+    "precision": PRECISIONS,
+    "balance_by": ("dataset", "raster"),
+    "points_by": ("uniform", "class"),
+    "normalise": NORMALISATIONS,
+}
+_MANY = sys.float_info.max
+_RANGES: tuple[tuple[tuple[str, ...], float, float, str], ...] = (
+    (("epochs", "windows_per_epoch", "window", "batch", "accumulate", "devices"), 1, _MANY, "1 or more"),
+    (("learning_rate", "minutes", "resolutions"), _TINY, _MANY, "above 0 and finite"),
+    (("warmup", "averaging", "val_share", "swa", "hard_share"), 0, _BELOW_1, "at least 0 and below 1"),
+    (("object_share", "balance", "class_balance", "empty_share"), 0, 1, "0 to 1"),
+    (("encoder_rate", "gradient_clip", "weight_decay", "points", "patience", "exemplars"), 0, _MANY, "0 or more"),
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +72,27 @@ class Settings:
         seed: seed of everything that is drawn.
         workers: processes that read windows; None: chosen by the number of cores.
         exemplars: labelled windows kept in the model for replay.
+        balance_by: ``dataset``, or ``raster``: what `balance` makes alike.
+        class_balance: the same for classes, among the windows near objects.
+        empty_share: share of the windows that hold no object, 0 to 1; None: as they come.
+        hard_share: share of the windows that are drawn where the loss was high.
+        fold: as ``"1/5"``: of 5 groups of datasets the first is for validation; see
+            :func:`gimseg.folds.take_fold`.
+        points: points that take the place of dense labels in training, for each piece of
+            ground as large as a window; 0: all pixels.
+        points_by: ``uniform``, or ``class``: as many points for each class.
+        accumulate: batches whose gradients make one step.
+        swa: share of the training, at its end, over which weights are averaged alike, at
+            a constant rate; takes the place of `averaging`. 0: none.
+        frozen_encoder: its weights and statistics stay as they came.
+        frozen_statistics: normalisation keeps the means and deviations that it came with.
+        devices: processors of the kind `device` that learn side by side, each with
+            batches of its own.
+        tensorboard: write event files for TensorBoard too.
+        normalise: how values are brought to the network: ``model`` (mean and deviation of all
+            training ground), ``percentile`` (2nd and 98th to -1 and 1), ``none``.
+        resolutions: ground sizes of a pixel that windows are shown at, each as often, in
+            the unit of ``spatial_resolution``; empty: that of the datasets.
 
     Raises:
         TrainingError: a value is out of range.
@@ -85,25 +127,37 @@ class Settings:
     exemplars: int = 32
     encoder_rate: float = 1.0
     gradient_clip: float = 0.0
+    balance_by: str = "dataset"
+    class_balance: float = 0.0
+    empty_share: float | None = None
+    hard_share: float = 0.0
+    fold: str | None = None
+    points: int = 0
+    points_by: str = "uniform"
+    accumulate: int = 1
+    swa: float = 0.0
+    frozen_encoder: bool = False
+    frozen_statistics: bool = False
+    devices: int = 1
+    tensorboard: bool = False
+    normalise: str = "model"
+    resolutions: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, known in (("optimiser", OPTIMISERS), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
+        object.__setattr__(self, "resolutions", tuple(float(size) for size in self.resolutions))
+        for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise TrainingError(f"{name} {getattr(self, name)!r} is unknown: give one of {', '.join(known)}")
-        for name in ("epochs", "windows_per_epoch", "window", "batch", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise TrainingError(f"{name} is {getattr(self, name)}: it must be above 0")
-        for name in ("warmup", "averaging", "val_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise TrainingError(f"{name} is {getattr(self, name)}: it must be at least 0 and below 1")
-        for name in ("object_share", "balance"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise TrainingError(f"{name} is {getattr(self, name)}: it must be 0 to 1")
-        for name in ("encoder_rate", "gradient_clip"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise TrainingError(f"{name} is {getattr(self, name)}: it must be at least 0")
-        if self.minutes is not None and not self.minutes > 0:
-            raise TrainingError(f"minutes is {self.minutes}: it must be above 0")
+        for names, least, most, needed in _RANGES:
+            for name in names:
+                given = getattr(self, name)
+                for value in given if isinstance(given, tuple) else (given,):
+                    if value is not None and not least <= value <= most:
+                        raise TrainingError(f"{name} is {value}: it must be {needed}")
+        if self.hard_share and self.devices > 1:
+            raise TrainingError("hard_share needs one device: several do not know one another's losses")
+        if self.fold is not None:
+            parse_fold(self.fold)
         parse_loss(self.loss)
 
     @property
@@ -114,10 +168,11 @@ class Settings:
         """
         if self.network_options is not None:
             return dict(self.network_options)
-        slim = self.network.casefold() in ("unet", "unetplusplus")
+        slim = self.network.casefold() in ("unet", "unetplusplus", "attentionunet")
         return {"encoder_depth": 4, "decoder_channels": (128, 64, 32, 16)} if slim else {}
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in an epoch."""
-        return math.ceil(self.windows_per_epoch / self.batch)
+        """Steps of the optimiser in an epoch."""
+        batches = math.ceil(math.ceil(self.windows_per_epoch / self.devices) / self.batch)
+        return math.ceil(batches / self.accumulate)

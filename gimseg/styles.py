@@ -63,12 +63,12 @@ def score_style(field: str) -> str:
         field: the attribute that holds the score.
     """
     settings = {"forceraster": "0", "symbollevels": "0", "enableorderby": "0", "graduatedMethod": "GraduatedColor"}
-    renderer = Element("renderer-v2", type="graduatedSymbol", attr=field, **settings)
+    renderer = Element("renderer-v2", {"type": "graduatedSymbol", "attr": field} | settings)
     ranges, symbols = SubElement(renderer, "ranges"), SubElement(renderer, "symbols")
     for step, colour in enumerate(SCORE_COLOURS):
         low, high = (f"{edge / len(SCORE_COLOURS):.1f}" for edge in (step, step + 1))
         limits = {"lower": low, "upper": high, "label": f"{field} {low} to {high}"}
-        SubElement(ranges, "range", render="true", symbol=str(step), **limits)
+        SubElement(ranges, "range", {"render": "true", "symbol": str(step)} | limits)
         symbols.append(_symbol(str(step), LegendClass(low, 1, colour), filled=True, line_style="solid"))
     geometry = Element("layerGeometryType")
     geometry.text = _POLYGON_LAYER

@@ -36,7 +36,6 @@ class TorchBackend:
         if precision not in _DTYPES:
             raise PredictionError(f"precision {precision!r} in torch: {', '.join(_DTYPES)} are there")
         self.name = f"torch {precision}"
-        self.note = ""
         self._device = device
         self._dtype = _DTYPES[precision]
         network = fuse_norms(model.network, small_images(model)).to(device)

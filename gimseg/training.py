@@ -5,13 +5,11 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import logging
 import math
 import os
 import shutil
-import warnings
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,28 +20,29 @@ from torch.utils.data import DataLoader
 
 from gimseg import __version__
 from gimseg.augmentation import Augmentation
+from gimseg.balance import count_classes
 from gimseg.datasets import Dataset, Datasets
-from gimseg.errors import DatasetError, OutputError, ResumeError
-from gimseg.fitting import Fit, Report, draw_history, write_history
-from gimseg.labelled_scenes import LabelledScene
+from gimseg.errors import OutputError, ResumeError
+from gimseg.fitting import Fit, draw_history, write_history
+from gimseg.hardness import Hardness
 from gimseg.labelled_windows import Finish, Frame, LabelledWindows, Prepare, Sample
 from gimseg.legend import UNLABELLED
 from gimseg.losses import parse_loss
 from gimseg.models import Model, Recipe, build_network, check_window, measure_reach, network_stride
+from gimseg.networks import takes_encoder
 from gimseg.outputs import check_writable
 from gimseg.progress import Progress, silent
+from gimseg.radiometry import levels
 from gimseg.rasters import Pixels, write_part
-from gimseg.sampling import Survey, WindowSampler, band_statistics, covering_windows, hold_out, survey
-from gimseg.settings import PRECISIONS, Settings
+from gimseg.sampling import Survey, WindowSampler, covering_windows
+from gimseg.settings import Settings
 from gimseg.torchvision_ops import declare_missing_operators
+from gimseg.trainers import is_first_process, run_training
+from gimseg.training_ground import Ground, survey_ground
 
 declare_missing_operators()
 
-from lightning.pytorch import LightningDataModule, Trainer, seed_everything  # noqa: E402
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint  # noqa: E402
-
-_MEMORY_SHARE = 0.3
-"""Scenes are held in memory while training if they take no more than this share of it."""
+from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything  # noqa: E402
 
 
 def train(
@@ -88,9 +87,39 @@ def train(
         raise OutputError(f"{output} exists: give another name or --overwrite")
     output.parent.mkdir(parents=True, exist_ok=True)
     check_writable(output.parent)
+    beginning = begin(datasets, settings, progress)
+    network, recipe, ground = beginning.network, beginning.recipe, beginning.ground
+    work = output.with_name(f"{output.name}.training")
+    identity = {"settings": asdict(settings), "datasets": declared(datasets), "data": fingerprints(datasets)}
+    open_work(work, identity, restart=restart)
+    fit = fit_network(network, TrainingWindows(recipe, ground, settings), work, device, progress)
+    _finish(fit, recipe, ground, settings, datasets, work, progress)
+    if output.exists():
+        shutil.rmtree(output)
+    os.replace(work / "model", output)
+    shutil.rmtree(work)
+    return Model.load(output)
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """All that a training begins with: a network with random or given weights, ground, and the recipe between them."""
+
+    network: torch.nn.Module
+    recipe: Recipe
+    ground: Ground
+
+
+def begin(datasets: Datasets, settings: Settings, progress: Progress = silent) -> Beginning:
+    """Check that data, network and settings fit together; survey the ground, build the network.
+
+    Raises:
+        GimsegError: they do not.
+    """
     seed_everything(settings.seed, verbose=False)
+    loss = parse_loss(settings.loss).balanced([1] * (len(datasets.legend.classes) + 1))
     for share in (0.0, 1.0):
-        parse_loss(settings.loss).at(share)(*_smallest_batch(datasets.legend.n_channels))
+        loss.at(share)(*_smallest_batch(datasets.legend.n_channels))
     ground = survey_ground(datasets, settings, progress)
     recipe = _first_recipe(datasets, ground, settings)
     network = build_network(
@@ -102,15 +131,7 @@ def train(
         **settings.options,
     )
     check_window(network, settings.window, bands=len(recipe.bands), batch=settings.batch)
-    recipe = replace(recipe, stride=network_stride(network))
-    work = _open_work(output, settings, datasets, restart)
-    fit = _fit(network, recipe, ground, settings, work, device, progress)
-    _finish(fit, recipe, ground, settings, datasets, work, progress)
-    if output.exists():
-        shutil.rmtree(output)
-    os.replace(work / "model", output)
-    shutil.rmtree(work)
-    return Model.load(output)
+    return Beginning(network, replace(recipe, stride=network_stride(network)), ground)
 
 
 def _smallest_batch(channels: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -118,63 +139,9 @@ def _smallest_batch(channels: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.zeros(1, channels, 1, 1), torch.zeros(1, 1, 1, dtype=torch.uint8)
 
 
-@dataclass(frozen=True)
-class Ground:
-    """Surveyed ground to learn from and to validate on."""
-
-    train: tuple[Survey, ...]
-    val: tuple[Survey, ...]
-
-
-def survey_ground(datasets: Datasets, settings: Settings, progress: Progress = silent) -> Ground:
-    """Open and survey all scenes; hold blocks out where nothing is for validation.
-
-    Raises:
-        DatasetError: there is no ground to train on.
-    """
-    scenes = datasets.scenes()
-    if settings.val_share and not any("val" in scene.splits for scene in scenes):
-        # Where every dataset has a split but none is for validation, training ground is divided.
-        free = [scene for scene in scenes if not scene.splits] or [
-            _undivided(scene) for scene in scenes if "train" in scene.splits
-        ]
-        surveys = [survey(scene, None, progress) for scene in free]
-        divided = hold_out(surveys, settings.val_share, settings.seed, settings.window)
-        paths = {scene.path for scene in divided}
-        scenes = (*divided, *(scene for scene in scenes if scene.path not in paths))
-    scenes = _in_memory(scenes, zoomed=settings.augmentation is not None)
-    train_scenes = [scene for scene in scenes if not scene.splits or "train" in scene.splits]
-    if not train_scenes:
-        raise DatasetError("no dataset is for training: give one the split train, or none")
-    val_scenes = [scene for scene in scenes if "val" in scene.splits]
-    return Ground(
-        tuple(survey(scene, "train" if scene.splits else None, progress) for scene in train_scenes),
-        tuple(survey(scene, "val", progress) for scene in val_scenes),
-    )
-
-
-def _undivided(scene: LabelledScene) -> LabelledScene:
-    """Training ground as if nothing had been said of splits."""
-    if scene.split:
-        return replace(scene, split=None)
-    return replace(scene, areas={None: scene.areas["train"]})
-
-
-def _in_memory(scenes: Sequence[LabelledScene], *, zoomed: bool) -> tuple[LabelledScene, ...]:
-    """Hold the scenes in memory if they fit: random windows of files cost more than the network."""
-    planes = sum(math.prod(scene.shape) * (4 * len(scene.raster.bands) + 4) for scene in scenes)
-    rasters = [scene.raster for scene in scenes]
-    native = sum(math.prod(file.shape) * (np.dtype(file.dtype).itemsize * len(file.bands) + 1) for file in rasters)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 4 << 30
-    if planes > _MEMORY_SHARE * memory:
-        return tuple(scenes)
-    with_file = zoomed and planes + native < _MEMORY_SHARE * memory
-    return tuple(scene.in_memory(with_file=with_file) for scene in scenes)
-
-
 def _first_recipe(datasets: Datasets, ground: Ground, settings: Settings) -> Recipe:
     """All of the recipe but what only a trained network tells: stride and halo."""
-    mean, std = band_statistics(ground.train)
+    mean, std = levels(ground.train, settings.normalise)
     raster = ground.train[0].scene.raster
     return Recipe(
         bands=raster.bands,
@@ -190,21 +157,36 @@ def _first_recipe(datasets: Datasets, ground: Ground, settings: Settings) -> Rec
     )
 
 
-def _open_work(output: Path, settings: Settings, datasets: Datasets, restart: bool) -> Path:
-    """The folder of the training's state; refuses that of another training."""
-    work = output.with_name(f"{output.name}.training")
-    identity = json.dumps({"settings": asdict(settings), "data": fingerprints(datasets)}, indent=1, default=str)
+def open_work(work: Path, identity: Mapping[str, Any], *, restart: bool = False) -> None:
+    """Make the folder of a training's state, or find it.
+
+    Args:
+        work: the folder.
+        identity: what pins the state: settings, data.
+        restart: throw away what is there.
+
+    Raises:
+        ResumeError: it is of another training.
+    """
+    if not is_first_process():
+        return
+    told = json.dumps(identity, indent=1, default=str)
     pinned = work / "training.json"
     if restart and work.exists():
         shutil.rmtree(work)
-    if pinned.exists() and pinned.read_text(encoding="utf-8") != identity:
+    if pinned.exists() and pinned.read_text(encoding="utf-8") != told:
         raise ResumeError(
             f"{work} holds the state of a training with other settings or data (compare {pinned.name}): "
             "start the same training again to go on, or give --restart to throw that state away"
         )
     work.mkdir(parents=True, exist_ok=True)
-    pinned.write_text(identity, encoding="utf-8")
-    return work
+    pinned.write_text(told, encoding="utf-8")
+
+
+def declared(datasets: Datasets) -> dict[str, dict[str, str]]:
+    """What was said of each dataset besides its files, by tag."""
+    named = [item.name for item in fields(Dataset) if item.name != "tag" and not item.name.endswith("_paths")]
+    return {item.tag: {name: str(getattr(item, name)) for name in named} for item in datasets}
 
 
 def fingerprints(datasets: Datasets) -> dict[str, str]:
@@ -225,20 +207,28 @@ def fingerprints(datasets: Datasets) -> dict[str, str]:
     return found
 
 
-def training_windows(recipe: Recipe, augmentation: Augmentation | None) -> Prepare:
-    """Draws how a window is varied; finishes it as the network takes it."""
+def training_windows(recipe: Recipe, augmentation: Augmentation | None, resolutions: Sequence[float] = ()) -> Prepare:
+    """Draws how a window is varied; finishes it as the network takes it.
+
+    Args:
+        recipe: what the network takes.
+        augmentation: how windows are varied; None: not at all.
+        resolutions: ground sizes of a pixel to show windows at, each as often; empty: the recipe's.
+    """
     size = (recipe.window, recipe.window)
 
     def prepare(rng: np.random.Generator) -> tuple[Frame, Finish]:
+        finer = recipe.resolution / rng.choice(resolutions) if len(resolutions) else 1.0
         draw = (augmentation or Augmentation.none()).draw(rng)
         # Zoomed windows are read at their own resolution: sharp where the file is.
-        zooms, draw = draw.zooms, draw.without_zoom()
+        zooms, draw = (draw.zooms[0] * finer, draw.zooms[1] * finer), draw.without_zoom()
 
         def finish(image: np.ndarray, valid: np.ndarray, labels: np.ndarray) -> Sample:
             planes = (torch.from_numpy(np.ascontiguousarray(plane)) for plane in (image, valid, labels))
             varied = draw.apply(*planes, size=size, mean=recipe.mean, std=recipe.std)
             return {
                 "image": torch.from_numpy(recipe.prepare(Pixels(varied[0].numpy(), varied[1].numpy()))),
+                "valid": varied[1],
                 "labels": torch.from_numpy(recipe.legend.to_channels(varied[2].numpy())),
             }
 
@@ -247,7 +237,7 @@ def training_windows(recipe: Recipe, augmentation: Augmentation | None) -> Prepa
     return prepare
 
 
-class _Windows(LightningDataModule):
+class TrainingWindows(LightningDataModule):
     """Windows drawn anew for each epoch, and those that cover the validation ground."""
 
     def __init__(self, recipe: Recipe, ground: Ground, settings: Settings) -> None:
@@ -255,15 +245,26 @@ class _Windows(LightningDataModule):
         self.recipe = recipe
         self.ground = ground
         self.settings = settings
-        self.sampler = WindowSampler(ground.train, settings.window, settings.object_share, settings.balance)
+        self.sampler = WindowSampler(
+            ground.train,
+            settings.window,
+            settings.object_share,
+            settings.balance,
+            settings.balance_by,
+            settings.class_balance,
+            settings.empty_share,
+            settings.hard_share,
+        )
+        self.hardness = Hardness.unknown(ground.train, settings.window)
 
     def train_dataloader(self) -> DataLoader:
         epoch = self.trainer.current_epoch if self.trainer else 0
-        requests = self.sampler.draw(self.settings.windows_per_epoch, self.settings.seed * 10_007 + epoch)
+        seed = self.settings.seed * 10_007 + epoch
+        self.requests = self.sampler.draw(self.settings.windows_per_epoch, seed, self.hardness.weights())
         scenes = [item.scene for item in self.ground.train]
-        prepare = training_windows(self.recipe, self.settings.augmentation)
+        prepare = training_windows(self.recipe, self.settings.augmentation, self.settings.resolutions)
         split = "train" if any(scene.splits for scene in scenes) else None
-        return self._loader(LabelledWindows(scenes, requests, prepare, split))
+        return self._loader(LabelledWindows(scenes, self.requests, prepare, split))
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         if not self.ground.val:
@@ -273,6 +274,19 @@ class _Windows(LightningDataModule):
         prepare = training_windows(self.recipe, None)
         return self._loader(LabelledWindows(scenes, requests, prepare, "val"))
 
+    def note_losses(self, batch: Sample, losses: torch.Tensor) -> None:
+        """What was hard is drawn more often from the next epoch on."""
+        requests = [self.requests[int(number)] for number in batch["request"]]
+        self.hardness = self.hardness.after(requests, losses.float().tolist())
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a training that goes on needs to know."""
+        return {"hardness": self.hardness.to_tensors()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """What `state_dict` gave."""
+        self.hardness = Hardness.from_tensors(state_dict["hardness"], self.settings.window)
+
     def _loader(self, windows: LabelledWindows) -> DataLoader:
         workers = self.settings.workers
         if workers is None:
@@ -281,81 +295,35 @@ class _Windows(LightningDataModule):
         return DataLoader(windows, batch_size=self.settings.batch, num_workers=max(0, workers))
 
 
-def _fit(
-    network: torch.nn.Module,
-    recipe: Recipe,
-    ground: Ground,
-    settings: Settings,
-    work: Path,
-    device: str,
-    progress: Progress,
-) -> Fit:
-    classes = len(recipe.legend.classes) + 1
+class _NoteHardness(Callback):
+    """Tells the windows how high the loss of each was."""
+
+    def __init__(self, windows: TrainingWindows) -> None:
+        self.windows = windows
+
+    def on_train_batch_end(self, trainer: Trainer, fit: Fit, outputs: Any, batch: Sample, *args: Any) -> None:  # type: ignore[override]
+        self.windows.note_losses(batch, outputs["window_losses"])
+
+
+def fit_network(network: torch.nn.Module, windows: TrainingWindows, work: Path, device: str, progress: Progress) -> Fit:
+    """Fit a network, going on from the state that `work` holds, if any.
+
+    Args:
+        network: changed in place.
+        windows: what it learns from, and how.
+        work: gets ``last.ckpt`` after each epoch, ``best.ckpt`` where there is validation ground, and ``metrics.csv``.
+        device: ``auto``, ``cpu``, ``cuda``.
+        progress: told after each step.
+    """
+    ground, settings = windows.ground, windows.settings
+    classes = len(windows.recipe.legend.classes) + 1
     steps = settings.epochs * settings.steps_per_epoch
+    loss = parse_loss(settings.loss).balanced(count_classes(ground.train))
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    fit = Fit(network, parse_loss(settings.loss), settings, steps, classes, work / "metrics.csv")
-    checkpoint = ModelCheckpoint(
-        work,
-        filename="best",
-        monitor="val_iou" if ground.val else None,
-        mode="max",
-        save_top_k=1 if ground.val else 0,
-        save_last=True,
-        enable_version_counter=False,
-        save_on_train_epoch_end=True,
-    )
-    callbacks: list[Any] = [Report(progress), checkpoint]
-    if settings.patience and ground.val:
-        stop = EarlyStopping("val_iou", settings.min_gain, settings.patience, mode="max", check_on_train_epoch_end=True)
-        callbacks.append(stop)
-    _quiet_lightning()
-    trainer = Trainer(
-        accelerator={"auto": "auto", "cuda": "gpu"}.get(device, device),
-        devices=1,
-        precision=_precision(settings.precision, device),  # type: ignore[arg-type]
-        max_epochs=settings.epochs,
-        callbacks=callbacks,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        gradient_clip_val=settings.gradient_clip or None,
-        reload_dataloaders_every_n_epochs=1,
-    )
-    windows = _Windows(recipe, ground, settings)
-    last = work / "last.ckpt"
-    try:
-        trainer.fit(fit, datamodule=windows, ckpt_path=str(last) if last.exists() else None, weights_only=True)
-    except SystemExit:
-        # Lightning ends the process on Ctrl-C; what ends a process is the command's to say.
-        if not trainer.interrupted:
-            raise
-        raise KeyboardInterrupt from None
+    fit = Fit(network, loss, settings, steps, classes, work / "metrics.csv")
+    further = [_NoteHardness(windows)] if settings.hard_share else []
+    run_training(fit, windows, work, device, progress, further, scored=bool(ground.val))
     return fit
-
-
-def _precision(name: str, device: str) -> str:
-    """Lightning's name; ``auto`` is bfloat16 where the device computes it faster than float32."""
-    if name == "auto":
-        if device != "cpu" and torch.cuda.is_available():
-            name = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
-        else:
-            name = "bfloat16" if _cpu_computes_bfloat16() else "float32"
-    return PRECISIONS[name]
-
-
-def _cpu_computes_bfloat16() -> bool:
-    """Without these instructions bfloat16 is emulated, at a sixth of the speed of float32."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    return capability.startswith("AVX512") and bool(torch.cpu._is_avx512_bf16_supported())
-
-
-def _quiet_lightning() -> None:
-    """Our own lines say what these would, with what to do."""
-    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"lightning\.")
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 
 
 def _finish(
@@ -375,22 +343,31 @@ def _finish(
         "datasets": [item.tag for item in datasets],
         "data": fingerprints(datasets),
         "settings": json.loads(json.dumps(asdict(settings), default=str)),
+        "loss": str(fit.loss),
         "epochs": len(fit.history),
         "training_seconds": round(fit.elapsed_s),
     }
-    scores = {"val": {"iou": round(best_row["val_iou"], 4), "epoch": int(best_row["epoch"])}} if best_row else {}
     architecture = {
         "name": settings.network,
-        "encoder": settings.encoder,
+        "encoder": settings.encoder if takes_encoder(settings.network) else "",
         "options": settings.options,
     }
-    model = Model(network, recipe, architecture, provenance, scores)
+    model = Model(network, recipe, architecture, provenance, _scores(best_row))
     folder = work / "model"
     model.save(folder, overwrite=True)
     replace(model, network=last.cpu().float().eval(), scores={}).save(folder / "last", overwrite=True)
     write_history(folder / "metrics.csv", fit.history)
     draw_history(folder / "curves.png", fit.history)
     write_exemplars(folder / "exemplars", ground.train, settings, progress)
+    if settings.tensorboard:
+        shutil.copytree(work / "tensorboard", folder / "tensorboard", dirs_exist_ok=True)
+
+
+def _scores(row: Mapping[str, float]) -> dict[str, Any]:
+    """What the model card says of an epoch; nothing where nothing was scored."""
+    names = {"iou": "val_iou", "false_alarms": "val_false_alarms", "misses": "val_misses"}
+    known = {name: round(row[key], 4) for name, key in names.items() if math.isfinite(row.get(key, math.nan))}
+    return {"val": {**known, "epoch": int(row["epoch"])}} if known else {}
 
 
 def _with_reach(network: torch.nn.Module, recipe: Recipe, ground: Ground) -> Recipe:

@@ -18,7 +18,7 @@ from networks_for_tests import Brightness, Constant, Reach, model
 from torch import nn
 from worlds import north_up, write_raster
 
-from gimseg.backends import backend_by_name, candidates, open_backend, trial_windows
+from gimseg.backends import backend_by_name, candidates, choose_backend, trial_windows
 from gimseg.device_memory import memory_errors
 from gimseg.errors import DeviceMemoryError, PredictionError
 from gimseg.legend import Legend
@@ -180,11 +180,10 @@ def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def open_and_listen(megapixels: float, **changes: Any) -> tuple[str, list[str]]:
     """Name of the backend that is chosen, and those that were tried for it."""
     heard = []
-    backend = open_backend(
-        some_model("Unet"), CPU, megapixels=megapixels, progress=lambda *told: heard.append(told[4:]), **changes
-    )
-    assert backend.logits(images("Unet", 1, (64, 64))).shape == (1, 3, 64, 64)
-    return backend.name, [name[0] for name in heard if name]
+    model = some_model("Unet")
+    chosen = choose_backend(model, CPU, megapixels=megapixels, progress=lambda *told: heard.append(told[4:]), **changes)
+    assert backend_by_name(model, CPU, chosen.name).logits(images("Unet", 1, (64, 64))).shape == (1, 3, 64, 64)
+    return chosen.name, [name[0] for name in heard if name]
 
 
 def test_a_choice_is_made_once_and_remembered(cache_home: Path) -> None:
@@ -199,7 +198,7 @@ def test_a_choice_is_made_once_and_remembered(cache_home: Path) -> None:
 def test_another_model_is_tried_anew(cache_home: Path) -> None:
     open_and_listen(1e5)
     heard: list[str] = []
-    open_backend(some_model("FPN"), CPU, megapixels=1e5, progress=lambda *told: heard.append(told[0]))
+    choose_backend(some_model("FPN"), CPU, megapixels=1e5, progress=lambda *told: heard.append(told[0]))
     assert heard
 
 
@@ -235,10 +234,10 @@ def test_a_short_run_is_not_worth_a_trial(cache_home: Path) -> None:
 
 def test_windows_too_small_to_tell_are_not_tried(cache_home: Path) -> None:
     heard: list[str] = []
-    opened = open_backend(
+    chosen = choose_backend(
         some_model("Unet"), CPU, window=(64, 96), megapixels=1e9, progress=lambda *told: heard.append(told[0])
     )
-    assert (opened.name, heard) == ("torch float32", [])
+    assert (chosen.name, heard) == ("torch float32", [])
 
 
 def test_nothing_slower_or_different_is_ever_chosen() -> None:
@@ -289,7 +288,7 @@ def test_what_is_asked_for_is_taken(backend: str, precision: str, expected: str)
 )
 def test_what_is_not_there_is_refused_by_name(asked: dict[str, str], told: str) -> None:
     with pytest.raises(PredictionError, match=told):
-        open_backend(some_model("Reach"), CPU, **asked)
+        choose_backend(some_model("Reach"), CPU, **asked)
 
 
 @pytest.mark.parametrize("name", ["onnx float32", "torch int8", "openvino float16", ""])
@@ -309,7 +308,7 @@ def test_a_network_that_openvino_cannot_take_is_left_to_torch(cache_home: Path) 
     undecided = model(Undecided(), window=128)
     with pytest.raises(PredictionError, match="take the backend torch"):
         backend_by_name(undecided, CPU, "openvino float32").logits(torch.ones(1, 1, 8, 8))
-    assert open_backend(undecided, CPU, megapixels=1e9).name == "torch float32"
+    assert choose_backend(undecided, CPU, megapixels=1e9).name == "torch float32"
 
 
 # int8

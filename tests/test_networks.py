@@ -26,6 +26,8 @@ FAMILY = {
     "MAnet": ("resnet18", {"encoder_depth": 3, "decoder_channels": [16, 16, 8]}),
     "PSPNet": ("resnet18", {"psp_out_channels": 32}),
     "UPerNet": ("mobilenet_v2", {"decoder_channels": 32}),
+    "FCDenseNet": ("", {"layers": [2, 2], "bottleneck": 2, "growth": 4, "first": 8}),
+    "AttentionUnet": ("resnet18", {"encoder_depth": 3, "decoder_channels": [16, 16, 8], "deep_supervision": True}),
 }
 FIVE = Legend(tuple(LegendClass(f"class {value}", value, f"#00000{value}") for value in range(1, 5)))
 
@@ -48,6 +50,65 @@ def test_every_network_keeps_the_contract(name: str, bands: int, legend: Legend,
     Model(network, whole, {"name": name, "encoder": encoder, "options": options}).save(tmp_path / "model")
     with torch.inference_mode():
         assert torch.equal(Model.load(tmp_path / "model").network(images), logits)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "bound"),
+    [
+        ("FCDenseNet", {"layers": [2, 2], "bottleneck": 2, "growth": 4, "first": 8}, 48),
+        ("AttentionUnet", {"encoder_depth": 3, "decoder_channels": [16, 16, 8]}, 96),
+    ],
+)
+def test_networks_of_our_own_look_no_further_than_their_convolutions(name: str, options: dict, bound: int) -> None:
+    """A pixel that changes moves no logit further away than `bound` px, so a halo can hold all that a class needs."""
+    torch.manual_seed(0)
+    network = build_network(name, "resnet18", **options).eval()
+    images = torch.randn(1, 3, 256, 256)
+    changed = images.clone()
+    changed[:, :, 128, 128] += 5
+    with torch.inference_mode():
+        moved = (network(images) - network(changed)).abs()[0, 0]
+    rows, cols = torch.nonzero(moved > 0, as_tuple=True)
+    far = torch.maximum((rows - 128).abs(), (cols - 128).abs())
+    assert 8 < int(far.max()) <= bound
+
+
+def test_gates_and_scales_are_there_when_asked_for() -> None:
+    options = {"encoder_depth": 3, "decoder_channels": (16, 16, 8)}
+    plain = build_network("AttentionUnet", "resnet18", attention=False, **options)
+    gated = build_network("AttentionUnet", "resnet18", **options)
+    assert sum(weight.numel() for weight in gated.parameters()) > sum(weight.numel() for weight in plain.parameters())
+    images = torch.randn(2, 3, 64, 64)
+    assert isinstance(plain.train()(images), torch.Tensor)
+    deep = build_network("AttentionUnet", "resnet18", deep_supervision=True, **options)
+    assert [scale.shape for scale in deep(images)] == [(2, 1, 64, 64)] * 3
+    assert deep.eval()(images).shape == (2, 1, 64, 64)
+
+
+def test_the_layers_of_the_papers_networks() -> None:
+    """FC-DenseNet56, 67 and 103 have 1.5, 3.5 and 9.4 million weights: Jégou et al. 2017, who round."""
+    for options, millions in (
+        ({"layers": (4,) * 5, "bottleneck": 4, "growth": 12}, 1.5),
+        ({}, 3.5),
+        ({"layers": (4, 5, 7, 10, 12), "bottleneck": 15}, 9.4),
+    ):
+        network = build_network("FCDenseNet", channels=11, **options)
+        assert sum(weight.numel() for weight in network.parameters()) / 1e6 == pytest.approx(millions, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "match"),
+    [
+        ("FCDenseNet", {"weights": "imagenet"}, "has no encoder"),
+        ("FCDenseNet", {"layer": (1,)}, "did you mean 'layers'"),
+        ("FCDenseNet", {"layers": ()}, "must be 1 or more"),
+        ("AttentionUnet", {"decoder_channels": (8, 8)}, "give one a step"),
+        ("AttentionUnet", {"attention_type": "scse"}, "has no option"),
+    ],
+)
+def test_networks_of_our_own_say_what_they_cannot(name: str, given: dict, match: str) -> None:
+    with pytest.raises(ModelError, match=match):
+        build_network(name, "tu-resnet18", **given)
 
 
 def test_the_stride_is_that_of_the_network() -> None:

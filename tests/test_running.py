@@ -132,7 +132,7 @@ class Small:
     """A backend of a device that holds so many pixels at once."""
 
     def __init__(self, inner: object, pixels: int) -> None:
-        self.inner, self.name, self.note, self.pixels, self.shapes = inner, inner.name, "", pixels, []
+        self.inner, self.name, self.pixels, self.shapes = inner, inner.name, pixels, []
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         self.shapes.append((images.shape[0], *images.shape[2:]))

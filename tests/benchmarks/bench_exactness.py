@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gimseg.backends import open_backend
+from gimseg.backends import backend_by_name
 from gimseg.computing import Computation, Network
 from gimseg.legend import Legend
 from gimseg.loading import load_block
@@ -36,7 +36,7 @@ CPU = torch.device("cpu")
 
 
 def network_of(model: Model) -> Network:
-    return Network(open_backend(model, CPU, precision="float32"), model.recipe, Products(), CPU)
+    return Network(backend_by_name(model, CPU, "torch float32"), model.recipe, Products(), CPU)
 
 
 def one_pass(view: RasterView, model: Model) -> np.ndarray:

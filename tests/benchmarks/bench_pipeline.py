@@ -19,6 +19,7 @@ import rasterio
 import torch
 from affine import Affine
 
+from gimseg.backends import backend_by_name
 from gimseg.inference import Predictor
 from gimseg.legend import Legend
 from gimseg.models import Model, build_network
@@ -52,11 +53,12 @@ def main() -> None:
         rows, cols = plan.lattice.window
         batches = -(-plan.windows // plan.engine.batch)
         images = torch.randn(plan.engine.batch, 3, rows, cols)
+        backend = backend_by_name(predictor.model, predictor.device, plan.engine.backend)
         seconds, alone, cpu = [], [], []
         for turn in range(3):
             started, used = time.perf_counter(), time.process_time()
             for _ in range(batches):
-                predictor.backend.logits(images)
+                backend.logits(images)
             if predictor.device.type == "cuda":
                 torch.cuda.synchronize()
             alone.append(time.perf_counter() - started)

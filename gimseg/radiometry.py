@@ -1,0 +1,52 @@
+"""How values are brought to the network: two numbers a band, which the recipe carries to prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gimseg.sampling import Survey, band_statistics
+
+LOW, HIGH = 2.0, 98.0
+"""Percentiles that go to -1 and 1."""
+
+Levels = tuple[tuple[float, ...], tuple[float, ...]]
+"""What is subtracted from each band, and what it is then divided by, in raster values."""
+
+
+def levels(surveys: Sequence[Survey], normalise: str) -> Levels:
+    """The two numbers of each band over surveyed ground.
+
+    Args:
+        surveys: of the ground to learn from.
+        normalise: ``model``: mean and standard deviation of all valid pixels. ``percentile``: the 2nd
+            and the 98th go to -1 and 1, so that a few glaring pixels move nothing. ``none``: 0 and 1.
+
+    Raises:
+        DatasetError: there is no valid pixel.
+    """
+    mean, std = band_statistics(surveys)
+    if normalise == "none":
+        return (0.0,) * len(mean), (1.0,) * len(mean)
+    if normalise == "percentile":
+        low, high = _percentiles(surveys)
+        half = (high - low) / 2
+        # A band that is nearly constant keeps its deviation, which is never 0.
+        return tuple(map(float, (low + high) / 2)), tuple(map(float, np.where(half > 0, half, std)))
+    return mean, std
+
+
+def _percentiles(surveys: Sequence[Survey]) -> tuple[np.ndarray, np.ndarray]:
+    """Of each band, each raster with the weight of its valid pixels."""
+    sample = np.concatenate([item.sample for item in surveys], axis=1)
+    weights = np.concatenate(
+        [np.full(item.sample.shape[1], item.valid / max(1, item.sample.shape[1])) for item in surveys]
+    )
+    found = []
+    for band in sample:
+        order = np.argsort(band)
+        share = np.cumsum(weights[order]) / weights.sum()
+        found.append(band[order][np.searchsorted(share, (LOW / 100, HIGH / 100)).clip(max=len(band) - 1)])
+    low, high = np.array(found, np.float64).T
+    return low, high
