@@ -21,7 +21,8 @@ from gimseg.preflight import Plan
 from gimseg.products import SCALE
 from gimseg.progress import Progress
 from gimseg.rasters import Bands, RasterWriter, Roi, new_raster
-from gimseg.renewal import FINGERPRINT_TAG
+from gimseg.refined_planes import RefinedPlanes, pixel_sides
+from gimseg.renewal import FINGERPRINT_TAG, REFINE_TAG
 from gimseg.tiling import chunks, roi_shape
 
 RUN_TAG = "gimseg_run"
@@ -44,7 +45,7 @@ def assemble(plan: Plan, parts: Parts, progress: Progress) -> np.ndarray:
     with ExitStack() as stack:
         files = [(planes, stack.enter_context(writer)) for planes, writer in _writers(plan, ready)]
         # Whole tiles, always in the same order: the bytes do not tell how large the blocks were.
-        for roi in chunks(plan.shape, 512, 4096):
+        for roi in chunks(plan.shape, *_region(plan)):
             values = read(roi)
             for planes, raster in files:
                 raster.write(values[planes], roi)
@@ -71,10 +72,24 @@ def _together(plan: Plan, read: ReadPlanes) -> ReadPlanes:
     return read_both
 
 
+def _region(plan: Plan) -> tuple[int, int]:
+    """Rows and columns that are written at once: more where much around them is read too."""
+    chain = plan.options.refinement
+    return (2048, 4096) if chain.steps and chain.margin(pixel_sides(chain, plan.target)) > 128 else (512, 4096)
+
+
 def plane_reader(plan: Plan, read: ReadPlanes) -> ReadPlanes:
     """Reads planes on the grid of the mask from those that were predicted."""
-    if not plan.matches:
+    if plan.matches:
+        read = _matched(plan, read)
+    chain = plan.options.refinement
+    if not chain.steps:
         return read
+    image = plan.raster.on(plan.target).read if plan.matches else plan.view.read
+    return RefinedPlanes(read, chain, plan.target, plan.products, plan.recipe, image).read
+
+
+def _matched(plan: Plan, read: ReadPlanes) -> ReadPlanes:
     matched = MatchedPlanes(read, plan.geobox, plan.target, plan.products, plan.recipe)
 
     def read_matched(roi: Roi) -> np.ndarray:
@@ -131,6 +146,7 @@ def _tags(plan: Plan) -> dict[str, str]:
         "gimseg_halo": str(plan.lattice.halo),
         "gimseg_backend": plan.engine.backend,
         RUN_TAG: plan.run_id,
+        **({REFINE_TAG: str(plan.options.refinement)} if plan.options.refinement.steps else {}),
         LEGEND_TAG: json.dumps(plan.legend.to_dict()),
         **({} if plan.renewal is None else {OLDER_TAG: plan.renewal.older.origin}),
         **_date(plan),

@@ -28,7 +28,7 @@ from gimseg.command_options import (
 )
 from gimseg.correct_commands import correct
 from gimseg.errors import GimsegError
-from gimseg.prediction_options import polygon_options, product_options
+from gimseg.prediction_options import polygon_options, product_options, refine_option
 from gimseg.training_options import settings_options
 
 _RESUMABLE = ("train", "sweep", "predict", "correct")
@@ -262,6 +262,7 @@ def predict(rasters: tuple[str, ...], model: tuple[str, ...], output: tuple[str,
 @click.option("--threshold", type=float, help="MASK holds probabilities: polygons where they reach this.")
 @click.option("--band", help="Number or name of the band, where MASK has several.")
 @click.option("--probabilities", type=click.Path(exists=True), help="Raster for the attribute confidence.")
+@refine_option
 @polygon_options
 @overwrite_option
 @quiet_option

@@ -227,6 +227,7 @@ def report(id: str, quiet: bool, **given: Any) -> None:
 @click.option("--force", is_flag=True, help="Even though the gate holds the new model back.")
 @polygon_options
 @click.option("--window", type=int, help="Largest side of a window, px, as it was given to predict.")
+@click.option("--refine", help="As it was given to predict; then with --everywhere.")
 @device_option
 @click.option("--backend", default="auto", show_default=True, help="What computes: auto, torch or openvino.")
 @click.option("--precision", default="auto", show_default=True, help="As it was given to predict.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ from gimseg.sample_lists import check_samples, list_rasters, list_windows, worst
 from gimseg.scene_predictions import ModelPredictions, Predictions, ReadyMasks
 from gimseg.scene_scores import SceneScorer, Score, choose_reach
 from gimseg.score_pages import MOST_MAPS, score_page
-from gimseg.score_tables import Scores, SplitScores, plain, written
+from gimseg.score_tables import Scores, SplitScores, written
 
 __all__ = ["Request", "Scores", "evaluate"]
 
@@ -204,7 +204,7 @@ def _provenance(request: Request, model: Model | None, masks: Sequence[str], dat
             f"{recipe.resolution:g} {unit} a pixel, bands {', '.join(map(str, recipe.bands))}, "
             f"window {recipe.window} px, halo {recipe.halo} px, threshold {recipe.threshold:g}"
         )
-        told["learned from"] = json.dumps(plain(dict(model.provenance)), default=str, ensure_ascii=False)
+        told |= {f"model: {name}": _in_lines(value) for name, value in model.provenance.items()}
     else:
         told["masks"] = "\n".join(masks)
     told["images"] = "\n".join(path for dataset in datasets for path in dataset.images)
@@ -214,11 +214,24 @@ def _provenance(request: Request, model: Model | None, masks: Sequence[str], dat
     return told
 
 
+def _in_lines(value: Any) -> str:
+    """Plain values as a person reads them."""
+    if isinstance(value, Mapping):
+        return "\n".join(f"{key}: {_in_line(part)}" for key, part in value.items())
+    return _in_line(value)
+
+
+def _in_line(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_in_line(part)}" for key, part in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
 def _check_keeps(model: Model | None) -> None:
     """Refuse, before any work, to keep a threshold where there is no place for it."""
     if model is None:
         raise ModelError("masks have no threshold to keep: give the model that made them")
-    model.keep_threshold(model.recipe.threshold, str(model.provenance.get("threshold", "0.5 by default")))
+    model.check_keeps_threshold()
 
 
 def _keep_threshold(model: Model, scores: Scores) -> None:

@@ -319,8 +319,8 @@ class Predictor:
         """
         lattice = lattice or choose_lattice(view.shape, self.model, self.device, batch=self._batch)
         blocks = choose_blocks(view, lattice, self.model.recipe.legend.n_channels, block_size)
-        backend = self._opened(self._choose_backend(lattice).name)
-        network = Network(backend, self.model.recipe, products or Products(), self.device)
+        opened = self._opened(self._choose_backend(lattice).name)
+        network = Network(opened, self.model.recipe, products or Products(), self.device)
         todo = (block for block in blocks if wanted is None or wanted(block.core))
         loaded = map_ahead(lambda block: load_block(view, lattice, block), todo, threads=1, limit=1)
         for step in Computation(network, lattice, self._batch).run(loaded):

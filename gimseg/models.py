@@ -124,6 +124,18 @@ class Model:
             shutil.rmtree(stage, ignore_errors=True)
         return folder
 
+    def check_keeps_threshold(self) -> None:
+        """Refuse a model in which no other threshold can be kept.
+
+        Raises:
+            ModelError: the model has no folder of its own, or several classes.
+            OutputError: the folder cannot be written.
+        """
+        if self.folder is None or self.folder == _builtin_folder() or not self.recipe.legend.is_binary:
+            held = f"{self.name} of {', '.join(self.recipe.legend.names)} in {self.folder or 'memory'}"
+            raise ModelError(f"{held}: a threshold is kept in a folder of your own that holds a model of one class")
+        check_writable(self.folder)
+
     def keep_threshold(self, threshold: float, reason: str) -> Model:
         """Another threshold, written into the model's folder too; weights and all else there stay as they are.
 
@@ -135,9 +147,8 @@ class Model:
             ModelError: the model has no folder of its own, or several classes.
             OutputError: the folder cannot be written.
         """
-        if self.folder is None or self.folder == _builtin_folder() or not self.recipe.legend.is_binary:
-            held = f"{self.name} of {', '.join(self.recipe.legend.names)} in {self.folder or 'memory'}"
-            raise ModelError(f"{held}: a threshold is kept in a folder of your own that holds a model of one class")
+        self.check_keeps_threshold()
+        assert self.folder is not None
         told = {**self.provenance, "threshold": reason}
         changed = replace(self, recipe=replace(self.recipe, threshold=threshold), provenance=told)
         values = _read_json(self.folder / _VALUES)

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,8 @@ from gimseg.raster_files import BLOCK_CACHE_BYTES
 from gimseg.raster_views import CACHE_BYTES
 from gimseg.rasters import Raster, RasterView
 from gimseg.recipes import Recipe
+from gimseg.refined_planes import pixel_sides
+from gimseg.refinement import Refinement
 from gimseg.renewal import Older, Renewal
 from gimseg.tiling import Blocks, Lattice, Roi, roi_shape
 from gimseg.vectors import Shapes, check_overlap, open_layer
@@ -66,6 +68,7 @@ class Options:
         on_error: what is to happen where the raster cannot be read: ``"fail"`` when all
             else is done, or ``"nodata"``: 255 there, and a list beside the mask.
         products: what is kept of each pixel.
+        refine: how classes are refined, as ``"tv(0.1), open(1 m)"``, see :mod:`gimseg.refinement`; None: not at all.
         overwrite: an existing output may be replaced.
         restart: throw away the finished blocks of an earlier run.
     """
@@ -85,8 +88,18 @@ class Options:
     blend: bool | None = None
     on_error: Literal["fail", "nodata"] = "fail"
     products: Products = field(default_factory=Products)
+    refine: Refinement | str | None = None
     overwrite: bool = False
     restart: bool = False
+
+    @property
+    def refinement(self) -> Refinement:
+        """How classes are refined; a chain without steps where they are not.
+
+        Raises:
+            RefinementError: the text is not understood.
+        """
+        return self.refine if isinstance(self.refine, Refinement) else Refinement.parse(self.refine or "")
 
 
 @dataclass(frozen=True)
@@ -169,7 +182,8 @@ class Plan:
     @property
     def products(self) -> Products:
         """What the parts hold: what is delivered, and what that is made of."""
-        return replace(self.options.products, probabilities=True) if self.matches else self.options.products
+        needed = self.matches or self.options.refinement.of_probabilities
+        return replace(self.options.products, probabilities=True) if needed else self.options.products
 
     @property
     def asked(self) -> Callable[[Roi], np.ndarray] | None:
@@ -240,6 +254,7 @@ class Plan:
             f"bands {list_bands(raster.bands)}, {raster.dtype}{resampled}",
             f"{self.output}: {cols} x {rows} px of {_pixel_size(self.target)} {raster.unit}, "
             f"{', '.join(self.legend.names)}" + (", brought back to the input's own pixels" if self.matches else ""),
+            *self._refined(),
             f"{self.windows:,} windows of {lattice.window[1]} x {lattice.window[0]} px, {kept}: "
             f"{lattice.cost:.2f} times the pixels; in {len(self.blocks):,} blocks",
             f"{self.engine.device.type}, {self.engine.backend}{why}; about {_megabytes(self.memory_bytes)} of memory "
@@ -247,6 +262,11 @@ class Plan:
             + (f", {format_duration(seconds)}" if seconds is not None else ""),
         ]
         return "\n".join([*lines, *self.notes])
+
+    def _refined(self) -> Iterator[str]:
+        chain = self.options.refinement
+        if chain.steps:
+            yield f"refined by {chain}: {chain.margin(pixel_sides(chain, self.target))} px around each region are read"
 
 
 def plan_prediction(
@@ -312,6 +332,7 @@ def plan_raster(
         PredictionError: raster, window or AoI do not suit the model.
     """
     recipe = model.recipe
+    options.refinement.check_classes(len(recipe.legend.classes))
     if raster.dtype != recipe.dtype:
         raise PredictionError(
             f"{raster.path} holds {raster.dtype}, the model learned from {recipe.dtype}: their values mean different "
@@ -328,10 +349,12 @@ def plan_raster(
         older = Older.open(options.older, geobox, recipe.legend, options.products)
         renewal = Renewal(lattice, geobox, aoi, older)
         identity = {**(identity or {}), **renewal.identity()}
+    target = raster.own_grid() if options.match_input else geobox
+    pixel_sides(options.refinement, target)
     return Plan(
         raster=raster,
         view=view,
-        target=raster.own_grid() if options.match_input else geobox,
+        target=target,
         output=output,
         engine=engine,
         lattice=lattice,
@@ -419,6 +442,11 @@ def _check_older(options: Options) -> None:
             "a mask on the input's own pixels is interpolated from the prediction beside it: predict it everywhere "
             "(--everywhere)"
         )
+    if options.refinement.steps:
+        raise PredictionError(
+            f"a mask that is refined by {options.refinement} looks at what lies around its windows: predict it "
+            "everywhere (--everywhere)"
+        )
 
 
 def _open_aoi(options: Options, geobox: GeoBox) -> Shapes | None:
@@ -448,6 +476,7 @@ def _identity(raster: Raster, model: Model, fingerprint: str, options: Options) 
         "match_input": options.match_input,
         "cog": options.cog,
         "products": options.products.identity(model.recipe),
+        "refine": str(options.refinement),
         "aoi": None if options.aoi is None else content_identity(options.aoi),
     }
 

@@ -164,7 +164,7 @@ class ProbabilityTable:
 
         Example:
             >>> table = ProbabilityTable.of_bytes([[1, 0, 255]], [[[225, 25, 0]]])
-            >>> table.scan().hits[100], table.calibration().expected_error
+            >>> table.scan().hits[100], round(table.calibration().expected_error, 3)
             (np.int64(1), 0.1)
         """
         labels, values = np.asarray(truth, np.uint8), np.asarray(steps, np.uint8)

@@ -32,6 +32,8 @@ from gimseg.vectors import Shapes
 
 FINGERPRINT_TAG = "gimseg_model_fingerprint"
 """Tag of a mask that tells the model apart from all others."""
+REFINE_TAG = "gimseg_refine"
+"""Tag of a mask that was refined: how."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class Older:
             files[name] = RasterFile(str(file), DRIVERS, bands, shape, "uint8", (None,) * len(bands))
         older = cls(files, tags)
         older._check_legend(legend)
+        if REFINE_TAG in tags:
+            raise PredictionError(f"{path} was refined by {tags[REFINE_TAG]}: predict it everywhere (--everywhere)")
         return older
 
     def _check_legend(self, legend: Legend) -> None:

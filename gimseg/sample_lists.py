@@ -131,7 +131,7 @@ def check_samples(folder: str | os.PathLike[str], *, overwrite: bool) -> None:
 def _windows_of(row: Score, grid: GeoBox) -> gpd.GeoDataFrame:
     windows = row.windows
     columns = _columns(row, windows.counts, windows.iou, windows.losses)
-    columns |= {"row": windows.places[:, 0], "col": windows.places[:, 1]}
+    columns |= {"row": windows.edges[:, 0], "col": windows.edges[:, 2]}
     footprints = [grid[windows.roi(number)].extent.geom for number in range(len(windows))]
     return gpd.GeoDataFrame(columns, geometry=footprints, crs=_crs(grid))
 
@@ -168,9 +168,8 @@ def _sample(row: Score, number: int, scorer: SceneScorer) -> Sample:
     legend = scorer.scene.legend
     loss = windows.losses[number]
     told = f", loss {loss:.2f}" if np.isfinite(loss) else ""
-    top, left = windows.places[number]
-    iou = windows.iou[number]
-    title = f"{Path(row.path).name} row {top}, column {left}: IoU {iou:.2f}{told}"
+    top, _, left, _ = windows.edges[number]
+    title = f"{Path(row.path).name}, row {top}, column {left}\nIoU {windows.iou[number]:.2f}{told}"
     return Sample(title, image, legend.to_values(truth), legend.to_values(classes))
 
 

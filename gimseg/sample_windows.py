@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise, product
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from gimseg.metrics import Confusion
 from gimseg.tiling import Roi
 
 SIDE = 256
-"""Of a window, px of the ground resolution."""
+"""Of a window, about, px of the ground resolution: rasters are cut into windows as even as can be."""
 FEW_WRONG = 0.01
 """Windows with a smaller share of wrong pixels come last, whatever their IoU."""
 
@@ -28,19 +29,17 @@ class Windows:
     """Windows of one scene and split that hold labelled pixels.
 
     Attributes:
-        shape: rows and columns of the scene, px.
-        places: (n, 2), int64: row and column of the upper left pixel.
+        edges: (n, 4), int64: top, bottom, left and right edge on the scene, px.
         counts: (n, classes, classes), int64: confusion matrices.
         losses: (n,): mean cross-entropy of the labelled pixels, nats; NaN without probabilities.
     """
 
-    shape: tuple[int, int]
-    places: NDArray[np.int64]
+    edges: NDArray[np.int64]
     counts: NDArray[np.int64]
     losses: NDArray[np.float64]
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.edges)
 
     @property
     def total(self) -> Confusion:
@@ -70,12 +69,8 @@ class Windows:
 
     def roi(self, number: int) -> Roi:
         """Where a window lies on the scene."""
-        row, col = (int(start) for start in self.places[number])
-        return slice(row, min(row + SIDE, self.shape[0])), slice(col, min(col + SIDE, self.shape[1]))
-
-    def order(self) -> NDArray[np.int64]:
-        """Numbers of the windows, worst first; see :func:`worst_first`."""
-        return worst_first(self.iou, self.wrong, self.losses)
+        top, bottom, left, right = self.edges[number].tolist()
+        return slice(top, bottom), slice(left, right)
 
 
 def worst_first(iou: NDArray[np.float64], wrong: NDArray[np.float64], losses: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -107,7 +102,7 @@ class Counted(NamedTuple):
     classes: NDArray[np.uint8]
     """(rows, cols), predicted."""
     shares: NDArray[np.uint8] | None
-    """(classes, rows, cols), probabilities in steps of 1/250; None: not known."""
+    """(classes, rows, cols), probabilities in steps of 1/250, or None."""
 
 
 class WindowCounter:
@@ -119,9 +114,8 @@ class WindowCounter:
     """
 
     def __init__(self, shape: tuple[int, int], classes: int) -> None:
-        self._shape = shape
-        self._grid = (math.ceil(shape[0] / SIDE), math.ceil(shape[1] / SIDE))
-        number = self._grid[0] * self._grid[1]
+        self._edges = [np.linspace(0, size, max(1, round(size / SIDE)) + 1).round().astype(np.int64) for size in shape]
+        number = math.prod(len(edges) - 1 for edges in self._edges)
         self._counts = np.zeros((number, classes, classes), np.int32)
         self._losses = np.zeros(number)
         self._with_losses = True
@@ -130,26 +124,30 @@ class WindowCounter:
         """Count a region, each pixel of which comes once."""
         losses = None if counted.shares is None else cross_entropy(counted.truth, counted.shares)
         self._with_losses &= losses is not None
-        for row in range(roi[0].start // SIDE, math.ceil(roi[0].stop / SIDE)):
-            for col in range(roi[1].start // SIDE, math.ceil(roi[1].stop / SIDE)):
-                place = tuple(
-                    slice(max(0, number * SIDE - axis.start), (number + 1) * SIDE - axis.start)
-                    for number, axis in zip((row, col), roi, strict=True)
-                )
-                table = Confusion.of(counted.truth[place], counted.classes[place], self._counts.shape[1])
-                window = row * self._grid[1] + col
-                self._counts[window] += table.matrix.astype(np.int32)
-                if losses is not None:
-                    self._losses[window] += losses[place].sum()
+        for (row, down), (col, across) in product(*map(self._parts, (0, 1), roi)):
+            table = Confusion.of(counted.truth[down, across], counted.classes[down, across], self._counts.shape[1])
+            window = row * (len(self._edges[1]) - 1) + col
+            self._counts[window] += table.matrix.astype(np.int32)
+            if losses is not None:
+                self._losses[window] += losses[down, across].sum()
 
     def windows(self) -> Windows:
         """Those with labelled pixels."""
         pixels = self._counts.sum((1, 2))
         chosen = np.flatnonzero(pixels)
-        places = np.column_stack(np.unravel_index(chosen, self._grid)).astype(np.int64) * SIDE
+        row, col = np.divmod(chosen, len(self._edges[1]) - 1)
+        down, across = self._edges
+        edges = np.column_stack([down[row], down[row + 1], across[col], across[col + 1]])
         means = self._losses[chosen] / pixels[chosen]
         losses = means if self._with_losses else np.full(len(chosen), np.nan)
-        return Windows(self._shape, places, self._counts[chosen].astype(np.int64), losses)
+        return Windows(edges, self._counts[chosen].astype(np.int64), losses)
+
+    def _parts(self, axis: int, span: slice) -> list[tuple[int, slice]]:
+        """Windows that a span meets along an axis, and where they lie in it."""
+        edges = self._edges[axis]
+        first, last = np.searchsorted(edges, span.start, "right") - 1, np.searchsorted(edges, span.stop, "left")
+        cuts = np.clip(edges[first : last + 1], span.start, span.stop) - span.start
+        return [(int(first + n), slice(int(a), int(b))) for n, (a, b) in enumerate(pairwise(cuts))]
 
 
 def cross_entropy(truth: NDArray[np.uint8], shares: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 import rasterio
@@ -28,14 +29,19 @@ _BLOCK = 1024
 _MODEL_BLOCK = 2048
 
 
-class Predicted(NamedTuple):
-    """A block of a scene."""
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """A block of a scene.
+
+    Args:
+        roi: where it lies on the scene's grid.
+        classes: (rows, cols), numbers of classes; 0 also where nothing was predicted.
+        shares: (classes, rows, cols), probabilities in steps of 1/250, 255 where there are none; None for ready masks.
+    """
 
     roi: Roi
     classes: NDArray[np.uint8]
-    """(rows, cols), numbers of classes; 0 also where nothing was predicted."""
     shares: NDArray[np.uint8] | None
-    """(classes, rows, cols), probabilities in steps of 1/250, 255 where there are none; None for ready masks."""
 
 
 class Predictions(Protocol):

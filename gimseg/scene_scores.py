@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from gimseg.boundary_scores import BoundaryTable
@@ -28,7 +29,7 @@ from gimseg.progress import Progress
 from gimseg.rasters import Roi
 from gimseg.sample_windows import Counted, WindowCounter, Windows
 from gimseg.scene_predictions import KeptClasses, Predicted, Predictions
-from gimseg.tiling import chunks
+from gimseg.tiling import chunks, overlap, roi_shape, shift, widened
 
 _PICTURE_SIDE = 900
 _TILE = 1024
@@ -180,16 +181,14 @@ class SceneScorer:
 
     def _outlines(self, key: str | None, reach: Reach) -> tuple[BoundaryTable, ...]:
         height, width = _pixel_m(self.scene)
-        margin = [math.ceil(reach.reach_m / side) + 2 for side in (height, width)]
+        margins = (math.ceil(reach.reach_m / height) + 2, math.ceil(reach.reach_m / width) + 2)
         tables = [BoundaryTable.zeros(reach.reach_m) for _ in range(self._classes)]
         for core in chunks(self.scene.shape, _TILE, _TILE):
             if not self._holds(core, key):
                 continue
-            spans = zip(core, margin, self.scene.shape, strict=True)
-            wide = tuple(slice(max(0, axis.start - far), min(size, axis.stop + far)) for axis, far, size in spans)
-            inner = tuple(slice(axis.start - w.start, axis.stop - w.start) for axis, w in zip(core, wide, strict=True))
-            classes = self._kept.read((wide[0], wide[1]))
-            truth = self._truth((wide[0], wide[1]), (key,), classes)
+            wide = widened(core, margins, self.scene.shape)
+            classes = self._kept.read(wide)
+            truth = self._truth(wide, (key,), classes)
             for number in range(self._classes):
                 tables[number] += BoundaryTable.of(
                     truth,
@@ -197,7 +196,7 @@ class SceneScorer:
                     pixel_m=(height, width),
                     reach_m=reach.reach_m,
                     value=number + 1,
-                    core=(inner[0], inner[1]),
+                    core=shift(core, wide),
                 )
         return tuple(tables)
 
@@ -225,20 +224,27 @@ class SceneScorer:
 
 
 class _Sketch:
-    """Every so manieth pixel of a scene."""
+    """Every so manieth pixel of a scene, where it may have labels."""
 
     def __init__(self, scene: LabelledScene) -> None:
-        self._step = max(1, math.ceil(max(scene.shape) / _PICTURE_SIDE))
-        coarse = tuple(math.ceil(size / self._step) for size in scene.shape)
+        self._extent = _labelled_extent(scene)
+        sides = roi_shape(self._extent)
+        self._step = max(1, math.ceil(max(sides) / _PICTURE_SIDE))
+        coarse = tuple(math.ceil(size / self._step) for size in sides)
         self._image = np.zeros((len(scene.raster.bands), *coarse), np.float32)
         self._truth, self._classes = (np.full(coarse, UNLABELLED, np.uint8) for _ in range(2))
 
     def add(self, roi: Roi, image: NDArray[np.float32], truth: NDArray[np.uint8], classes: NDArray[np.uint8]) -> None:
-        step = self._step
-        thin = tuple(slice(-axis.start % step, None, step) for axis in roi)
-        place = tuple(slice(math.ceil(axis.start / step), math.ceil(axis.stop / step)) for axis in roi)
-        self._image[(slice(None), *place)] = image[(slice(None), *thin)]
-        self._truth[place], self._classes[place] = truth[thin], classes[thin]
+        common, step = overlap(roi, self._extent), self._step
+        if common is None:
+            return
+        inner, outer = shift(common, roi), shift(common, self._extent)
+        rows, cols = (
+            slice(own.start + -place.start % step, own.stop, step) for own, place in zip(inner, outer, strict=True)
+        )
+        down, across = (slice(math.ceil(place.start / step), math.ceil(place.stop / step)) for place in outer)
+        self._image[:, down, across] = image[:, rows, cols]
+        self._truth[down, across], self._classes[down, across] = truth[rows, cols], classes[rows, cols]
 
     def cut(self) -> Overview:
         """The part that was compared; all of it where nothing was."""
@@ -248,9 +254,24 @@ class _Sketch:
             there = np.flatnonzero(known.any(axis))
             spans.append(slice(there[0], there[-1] + 1) if there.size else slice(0, known.shape[1 - axis]))
         rows, cols = spans
-        origin = (int(rows.start) * self._step, int(cols.start) * self._step)
+        top, left = (int(part.start * self._step + axis.start) for part, axis in zip(spans, self._extent, strict=True))
         image = self._image[:, rows, cols]
-        return Overview(self._step, origin, image, self._truth[rows, cols], self._classes[rows, cols])
+        return Overview(self._step, (top, left), image, self._truth[rows, cols], self._classes[rows, cols])
+
+
+def _labelled_extent(scene: LabelledScene) -> Roi:
+    """The rows and columns that areas of interest meet; all where there are none."""
+    whole = (slice(0, scene.shape[0]), slice(0, scene.shape[1]))
+    bounds = [area.bounds for area in scene.areas.values() if area.bounds is not None]
+    if not bounds:
+        return whole
+    corners = shapely.box(*np.array(bounds).T)
+    to_pixels = ~scene.geobox.affine
+    left, top, right, bottom = shapely.total_bounds(
+        shapely.transform(corners, lambda xy: np.column_stack(to_pixels * tuple(xy.T)))
+    )
+    found = (slice(math.floor(top), math.ceil(bottom)), slice(math.floor(left), math.ceil(right)))
+    return overlap(found, whole) or whole
 
 
 def _apart(scene: LabelledScene) -> tuple[LabelledScene, NDArray[np.uint8]]:

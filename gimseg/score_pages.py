@@ -32,6 +32,7 @@ from gimseg.styles import SCORE_COLOURS
 
 MOST_MAPS = 12
 _SCORES = ("iou", "f1", "precision", "recall", "specificity", "mcc")
+_WITH_INTERVAL = ("iou", "f1", "precision", "recall")
 _NAMES = {"iou": "IoU", "f1": "F1", "mcc": "MCC"}
 _MEANINGS = {
     "iou": "TP / (TP + FP + FN)",
@@ -70,7 +71,7 @@ def score_page(
 def _scores(one: SplitScores) -> Iterator[Block]:
     yield _headline(one)
     yield _by_class(one)
-    yield Paragraph(f"Intervals hold 95 % of the scores from drawing {one.drawn} again and again.")
+    yield Paragraph(f"Intervals hold 95 % of the scores from drawing {one.drawn}.")
     if not one.legend.is_binary:
         rows = tuple((how, *(one.confusion.average(score, how) for score in AVERAGED)) for how in ("macro", "micro"))
         yield Table((Column("average"), *map(_column, AVERAGED)), rows, "Averages over the classes", sortable=False)
@@ -103,13 +104,14 @@ def _headline(one: SplitScores) -> Figures:
 def _by_class(one: SplitScores) -> Table:
     columns = [Column("class")]
     for score in _SCORES:
-        columns += [_column(score), Column("95 %")]
+        columns += [_column(score), *([Column("95 %")] if score in _WITH_INTERVAL else [])]
     rows = []
     for number, name in enumerate(one.legend.names, 1):
         cells: list[Any] = [name]
         for score in _SCORES:
             interval = one.intervals[name, score]
-            cells += [interval.score, "–" if np.isnan(interval.low) else f"{interval.low:.2f}–{interval.high:.2f}"]
+            span = "–" if np.isnan(interval.low) else f"{interval.low:.2f} – {interval.high:.2f}"
+            cells += [interval.score, *([span] if score in _WITH_INTERVAL else [])]
         rows.append((*cells, int(one.confusion.support[number])))
     return Table(
         (*columns, Column("true pixels", "count")), tuple(rows), "Each class against all others, pixel by pixel"
@@ -178,7 +180,7 @@ def _curves(one: SplitScores) -> Iterator[Block]:
         yield Chart(panels, f"The IoU of {name} is highest, {mark[1]:.3f}, at a threshold of {best:.3f}.")
     scan = table.scan(0)
     if one.legend.is_binary:
-        chosen = range(10, len(scan.thresholds), 20)
+        chosen = range(25, len(scan.thresholds), 25)
         cells = zip(scan.thresholds, scan.iou, scan.f1, scan.precision, scan.recall, strict=True)
         rows = [tuple(map(float, row)) for number, row in enumerate(cells) if number in chosen]
         columns = (
@@ -213,27 +215,27 @@ def _rasters(scores: Scores) -> Table:
 
 def _worst(samples: Sequence[Sample], legend: Legend) -> Iterator[Block]:
     yield Paragraph(
-        f"Windows of {SIDE} x {SIDE} px with the lowest IoU. Windows with less than {FEW_WRONG:.0%} of their pixels "
-        "wrong come after all others."
+        f"Windows of about {SIDE} x {SIDE} px with the lowest IoU; those with less than {FEW_WRONG:.0%} of pixels "
+        "wrong come after all others. Outcome: hits green, misses blue, false alarms red."
     )
     if not samples:
         yield Paragraph("No window has a wrong pixel.")
     rows = []
     for sample in samples:
         panels = sample.panels(legend)
-        captions = ("image", *(panel.title for panel in panels[1:]))
+        captions = ("image", "truth", "prediction", "outcome")
         pictures = [
             Picture(blend(to_rgb(panel.image), panel.overlay), text)
             for panel, text in zip(panels, captions, strict=True)
         ]
-        rows.append((sample.title, tuple(pictures)))
+        rows.append((sample.title.replace("\n", ": "), tuple(pictures)))
     yield Gallery(tuple(rows))
 
 
 def _maps(scores: Scores, overviews: Mapping[int, Overview]) -> Iterator[Block]:
     legend = ", ".join(
         f"{step / len(SCORE_COLOURS):.1f} to {(step + 1) / len(SCORE_COLOURS):.1f} {name}"
-        for step, name in enumerate(("red", "pale red", "white", "pale blue", "blue"))
+        for step, name in enumerate(("red", "orange", "yellow", "pale blue", "blue"))
     )
     yield Paragraph(
         f"Drag the dividers: the image; hits green, misses blue, false alarms red; the IoU of each window ({legend}; "
@@ -265,7 +267,10 @@ def score_overlay(row: Score, overview: Overview) -> np.ndarray:
         )
         if not np.isnan(iou):
             colour = SCORE_COLOURS[min(int(iou * len(SCORE_COLOURS)), len(SCORE_COLOURS) - 1)]
-            overlay[place] = (*bytes.fromhex(colour[1:]), 150)
+            shown = overlay[place]
+            shown[:] = (*bytes.fromhex(colour[1:]), 255)
+            edge = 2 if min(shown.shape[:2]) > 30 else 1
+            shown[edge:-edge, edge:-edge, 3] = 110
     overlay[overview.truth == UNLABELLED] = (0, 0, 0, 90)
     return overlay
 

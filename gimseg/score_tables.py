@@ -22,7 +22,7 @@ from gimseg.scene_scores import Reach, Score
 
 AVERAGED = ("iou", "f1", "precision", "recall", "specificity")
 """Scores that are averaged over classes, macro and micro."""
-_FEW_RASTERS = 10
+_FEW_UNITS = 10
 _LOWEST, _HIGHEST = 0.95, 1.0
 
 
@@ -77,10 +77,11 @@ class SplitScores:
     @property
     def drawn(self) -> str:
         """What intervals were made from, for people."""
-        if len(self.rows) >= _FEW_RASTERS:
-            return f"{len(self.rows)} rasters"
+        if len(self.rows) >= _FEW_UNITS:
+            return f"{len(self.rows)} rasters again and again"
         count = sum(len(row.windows) for row in self.rows)
-        return f"{count} block{'s' * (count != 1)} of ground of {SIDE} x {SIDE} px"
+        told = f"{count} block{'s' * (count != 1)} of ground of about {SIDE} x {SIDE} px again and again"
+        return told if count >= _FEW_UNITS else f"{told}; of so few they are too narrow"
 
     @cached_property
     def intervals(self) -> Mapping[tuple[str, str], Interval]:
@@ -88,7 +89,7 @@ class SplitScores:
 
         Drawn are rasters, or where there are fewer than ten, blocks of ground.
         """
-        if len(self.rows) >= _FEW_RASTERS:
+        if len(self.rows) >= _FEW_UNITS:
             counts = np.stack([row.confusion.matrix for row in self.rows])
         else:
             counts = np.concatenate([row.windows.counts for row in self.rows])
@@ -252,7 +253,7 @@ def _lines(name: str, one: SplitScores) -> list[tuple[str, ...]]:
 
 def _summary(one: SplitScores) -> list[str]:
     """What the table has no room for."""
-    lines = ["", f"{one.split}: 95 % intervals from drawing {one.drawn} again and again"]
+    lines = ["", f"{one.split}: 95 % intervals from drawing {one.drawn}"]
     for name in one.legend.names:
         told = ", ".join(f"{label} {one.intervals[name, score]}" for label, score in (("IoU", "iou"), ("F1", "f1")))
         lines.append(f"  {name}: {told}")

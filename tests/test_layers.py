@@ -91,6 +91,7 @@ LAYERS = (
     "rate_finder",
     "products",
     "matching",
+    "refined_planes",
     "parts",
     "renewal",
     "imagery",

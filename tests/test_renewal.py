@@ -140,6 +140,10 @@ def test_masks_that_do_not_belong_together_are_refused(image: Path, tmp_path: Pa
     with pytest.raises(PredictionError, match="unknown model"):
         plain = write_raster(tmp_path / "plain.tif", np.zeros(SHAPE, np.uint8))
         predict(image, networks(1), output=tmp_path / "both.tif", older=plain, aoi=asked)
+    refined = predict(image, networks(0), output=tmp_path / "refined.tif", window=32, refine="open(1 px)").path
+    for older, options in ((refined, {}), (old, {"refine": "open(1 px)"})):
+        with pytest.raises(PredictionError, match="everywhere"):
+            predict(image, networks(1), output=tmp_path / "both.tif", older=older, aoi=asked, **options)  # type: ignore[arg-type]
     assert not (tmp_path / "both.tif").exists()
 
 
