@@ -76,13 +76,14 @@ def make_trainer(
     settings: Settings, work: Path, device: str, progress: Progress, further: Sequence[Callback] = (), *, scored: bool
 ) -> Trainer:
     """Lightning's trainer; see :func:`run_training`."""
+    # Lightning writes a last state only beside a best one: where nothing is scored, the last takes its place.
     checkpoint = ModelCheckpoint(
         work,
-        filename="best",
+        filename="best" if scored else "last",
         monitor="val_iou" if scored else None,
         mode="max",
-        save_top_k=1 if scored else 0,
-        save_last=True,
+        save_top_k=1,
+        save_last=scored,
         enable_version_counter=False,
         save_on_train_epoch_end=True,
     )
