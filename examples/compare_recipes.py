@@ -52,7 +52,7 @@ class Recipe:
 
 RECIPES = {
     "as it is": Recipe({}),
-    "stride 16": Recipe({"network_options": {"encoder_depth": 4, "decoder_channels": (128, 64, 32, 16)}}),
+    "stride 32": Recipe({"network_options": {"encoder_depth": 5, "decoder_channels": (128, 80, 48, 32, 16)}}),
     "no synthetic scenes": Recipe({}, has_synthetic=False),
     "mild colour": Recipe({"augmentation": MILD}),
     "light kept": Recipe({"augmentation": replace(STRONG, levelled=0.0)}),

