@@ -52,17 +52,17 @@ class Recipe:
 
 RECIPES = {
     "as it is": Recipe({}),
-    "stride 32": Recipe({"network_options": {"encoder_depth": 5, "decoder_channels": (128, 80, 48, 32, 16)}}),
-    "no synthetic scenes": Recipe({}, has_synthetic=False),
+    "cross-entropy alone": Recipe({"loss": "bce"}),
+    "cross-entropy and Dice": Recipe({"loss": "bce + dice"}),
     "mild colour": Recipe({"augmentation": MILD}),
-    "light kept": Recipe({"augmentation": replace(STRONG, levelled=0.0)}),
+    "0.4 m": Recipe({}, resolution=0.4),
+    "stride 32": Recipe({"network_options": {"encoder_depth": 5, "decoder_channels": (128, 80, 48, 32, 16)}}),
     "random weights, Muon": Recipe(
         {"optimiser": "muon", "learning_rate": 2e-3, "encoder_rate": 1.0}, is_pretrained=False
     ),
-    "0.4 m": Recipe({}, resolution=0.4),
     "ground truth as drawn": Recipe({}, is_mended=False),
-    "cross-entropy alone": Recipe({"loss": "bce"}),
-    "cross-entropy and Dice": Recipe({"loss": "bce + dice"}),
+    "no synthetic scenes": Recipe({}, has_synthetic=False),
+    "light kept": Recipe({"augmentation": replace(STRONG, levelled=0.0)}),
 }
 
 

@@ -21,6 +21,7 @@ from gimseg.preflight import Plan
 from gimseg.products import SCALE
 from gimseg.progress import Progress
 from gimseg.rasters import Bands, RasterWriter, Roi, new_raster
+from gimseg.refined_planes import RefinedPlanes, pixel_sides
 from gimseg.tiling import chunks, roi_shape
 
 RUN_TAG = "gimseg_run"
@@ -41,7 +42,7 @@ def assemble(plan: Plan, parts: Parts, progress: Progress) -> np.ndarray:
     with ExitStack() as stack:
         files = [(planes, stack.enter_context(writer)) for planes, writer in _writers(plan, ready)]
         # Whole tiles, always in the same order: the bytes do not tell how large the blocks were.
-        for roi in chunks(plan.shape, 512, 4096):
+        for roi in chunks(plan.shape, *_region(plan)):
             values = read(roi)
             for planes, raster in files:
                 raster.write(values[planes], roi)
@@ -52,10 +53,24 @@ def assemble(plan: Plan, parts: Parts, progress: Progress) -> np.ndarray:
     return counts
 
 
+def _region(plan: Plan) -> tuple[int, int]:
+    """Rows and columns that are written at once: more where much around them is read too."""
+    chain = plan.options.refinement
+    return (2048, 4096) if chain.steps and chain.margin(pixel_sides(chain, plan.target)) > 128 else (512, 4096)
+
+
 def plane_reader(plan: Plan, read: ReadPlanes) -> ReadPlanes:
     """Reads planes on the grid of the mask from those that were predicted."""
-    if not plan.matches:
+    if plan.matches:
+        read = _matched(plan, read)
+    chain = plan.options.refinement
+    if not chain.steps:
         return read
+    image = plan.raster.on(plan.target).read if plan.matches else plan.view.read
+    return RefinedPlanes(read, chain, plan.target, plan.products, plan.recipe, image).read
+
+
+def _matched(plan: Plan, read: ReadPlanes) -> ReadPlanes:
     matched = MatchedPlanes(read, plan.geobox, plan.target, plan.products, plan.recipe)
 
     def read_matched(roi: Roi) -> np.ndarray:
@@ -112,6 +127,7 @@ def _tags(plan: Plan) -> dict[str, str]:
         "gimseg_halo": str(plan.lattice.halo),
         "gimseg_backend": plan.engine.backend,
         RUN_TAG: plan.run_id,
+        **({"gimseg_refine": str(plan.options.refinement)} if plan.options.refinement.steps else {}),
         LEGEND_TAG: json.dumps(plan.legend.to_dict()),
         **_date(plan),
     }

@@ -6,7 +6,7 @@ import inspect
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -291,15 +291,24 @@ class Predictor:
                 predicted[:, *step.finished.block.core] = step.finished.values
         return _to_array(plan, plane_reader(plan, lambda roi: predicted[:, *roi]))
 
-    def blocks(self, view: RasterView, block_size: int | None = None) -> Iterator[tuple[Roi, np.ndarray]]:
+    def blocks(
+        self,
+        view: RasterView,
+        block_size: int | None = None,
+        *,
+        products: Products | None = None,
+        wanted: Callable[[Roi], bool] | None = None,
+    ) -> Iterator[tuple[Roi, np.ndarray]]:
         """Predict a raster block by block, writing nothing.
 
         Args:
             view: the raster on the grid to predict, with the model's bands.
             block_size: side of a block, px: memory grows with it, the result does not change.
+            products: what is kept of each pixel; None: classes.
+            wanted: says of a place on the grid whether it is predicted; None: all is.
 
         Yields:
-            the block's place on the grid, and its classes: uint8 (rows, cols), 255
+            the block's place on the grid, and its planes: uint8 (planes, rows, cols), 255
             where there is no image.
 
         Raises:
@@ -307,13 +316,15 @@ class Predictor:
         """
         lattice = choose_lattice(view.shape, self.model, self.device, batch=self._batch)
         blocks = choose_blocks(view, lattice, self.model.recipe.legend.n_channels, block_size)
-        network = Network(self._opened(self._choose_backend(lattice).name), self.model.recipe, Products(), self.device)
-        loaded = map_ahead(lambda block: load_block(view, lattice, block), blocks, threads=1, limit=1)
+        opened = self._opened(self._choose_backend(lattice).name)
+        network = Network(opened, self.model.recipe, products or Products(), self.device)
+        todo = (block for block in blocks if wanted is None or wanted(block.core))
+        loaded = map_ahead(lambda block: load_block(view, lattice, block), todo, threads=1, limit=1)
         for step in Computation(network, lattice, self._batch).run(loaded):
             if step.finished is not None:
                 if step.finished.unread:
                     raise RasterError(step.finished.unread[0].reason)
-                yield step.finished.block.core, step.finished.values[0]
+                yield step.finished.block.core, step.finished.values
 
 
 ENGINE_NAMES = tuple(name for name in inspect.signature(Predictor).parameters if name != "model")

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch import nn
 from gimseg import __version__
 from gimseg.errors import LegendError, ModelError, OutputError
 from gimseg.networks import OWN, build_network, check_window, network_names, network_stride
-from gimseg.outputs import check_writable
+from gimseg.outputs import check_writable, write_text
 from gimseg.reach import measure_reach
 from gimseg.recipes import Recipe
 
@@ -122,6 +122,42 @@ class Model:
         finally:
             shutil.rmtree(stage, ignore_errors=True)
         return folder
+
+    def check_keeps_threshold(self) -> None:
+        """Refuse a model in which no other threshold can be kept.
+
+        Raises:
+            ModelError: the model has no folder of its own, or several classes.
+            OutputError: the folder cannot be written.
+        """
+        if self.folder is None or self.folder == _builtin_folder() or not self.recipe.legend.is_binary:
+            held = f"{self.name} of {', '.join(self.recipe.legend.names)} in {self.folder or 'memory'}"
+            raise ModelError(f"{held}: a threshold is kept in a folder of your own that holds a model of one class")
+        check_writable(self.folder)
+
+    def keep_threshold(self, threshold: float, reason: str) -> Model:
+        """Another threshold, written into the model's folder too; weights and all else there stay as they are.
+
+        Args:
+            threshold: a pixel is of the class above this probability.
+            reason: why, for the model's provenance.
+
+        Raises:
+            ModelError: the model has no folder of its own, or several classes.
+            OutputError: the folder cannot be written.
+        """
+        self.check_keeps_threshold()
+        assert self.folder is not None
+        told = {**self.provenance, "threshold": reason}
+        changed = replace(self, recipe=replace(self.recipe, threshold=threshold), provenance=told)
+        values = _read_json(self.folder / _VALUES)
+        values["recipe"]["threshold"], values["provenance"] = threshold, told
+        card = self.folder / _CARD
+        # A card that somebody wrote is theirs.
+        if card.is_file() and card.read_text(encoding="utf-8") == render_card(self):
+            write_text(card, render_card(changed))
+        write_text(self.folder / _VALUES, _to_json(values))
+        return changed
 
     def _config(self) -> dict[str, Any]:
         """What segmentation-models-pytorch's `from_pretrained` reads."""
@@ -252,8 +288,16 @@ def _stored(name: str, tensor: torch.Tensor, half: bool) -> torch.Tensor:
     return tensor.half() if half and tensor.abs().amax() < _HALF_MAX else tensor
 
 
+def _to_json(table: Mapping[str, Any]) -> str:
+    return json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def _write_json(path: Path, table: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(_to_json(table), encoding="utf-8")
+
+
+def _builtin_folder() -> Path:
+    return Path(str(importlib.resources.files("gimseg"))) / "builtin" / "buildings"
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -283,7 +327,7 @@ def find_model(folder: str | os.PathLike[str]) -> Path:
         ModelError: no model lies there, or a pickled checkpoint.
     """
     if str(folder) == "builtin":
-        path = Path(str(importlib.resources.files("gimseg"))) / "builtin" / "buildings"
+        path = _builtin_folder()
         if not (path / _VALUES).is_file():
             raise ModelError("this installation has no built-in model: give a model's folder with --model")
         return path

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,8 @@ from gimseg.raster_files import BLOCK_CACHE_BYTES
 from gimseg.raster_views import CACHE_BYTES
 from gimseg.rasters import Raster, RasterView
 from gimseg.recipes import Recipe
+from gimseg.refined_planes import pixel_sides
+from gimseg.refinement import Refinement
 from gimseg.tiling import Blocks, Lattice, roi_shape
 from gimseg.vectors import Shapes, check_overlap, open_layer
 from gimseg.window_choice import choose_lattice
@@ -63,6 +65,7 @@ class Options:
         on_error: what is to happen where the raster cannot be read: ``"fail"`` when all
             else is done, or ``"nodata"``: 255 there, and a list beside the mask.
         products: what is kept of each pixel.
+        refine: how classes are refined, as ``"tv(0.1), open(1 m)"``, see :mod:`gimseg.refinement`; None: not at all.
         overwrite: an existing output may be replaced.
         restart: throw away the finished blocks of an earlier run.
     """
@@ -81,8 +84,18 @@ class Options:
     blend: bool | None = None
     on_error: Literal["fail", "nodata"] = "fail"
     products: Products = field(default_factory=Products)
+    refine: Refinement | str | None = None
     overwrite: bool = False
     restart: bool = False
+
+    @property
+    def refinement(self) -> Refinement:
+        """How classes are refined; a chain without steps where they are not.
+
+        Raises:
+            RefinementError: the text is not understood.
+        """
+        return self.refine if isinstance(self.refine, Refinement) else Refinement.parse(self.refine or "")
 
 
 @dataclass(frozen=True)
@@ -163,7 +176,8 @@ class Plan:
     @property
     def products(self) -> Products:
         """What the parts hold: what is delivered, and what that is made of."""
-        return replace(self.options.products, probabilities=True) if self.matches else self.options.products
+        needed = self.matches or self.options.refinement.of_probabilities
+        return replace(self.options.products, probabilities=True) if needed else self.options.products
 
     @property
     def resolution(self) -> tuple[float, float]:
@@ -223,6 +237,7 @@ class Plan:
             f"bands {list_bands(raster.bands)}, {raster.dtype}{resampled}",
             f"{self.output}: {cols} x {rows} px of {_pixel_size(self.target)} {raster.unit}, "
             f"{', '.join(self.legend.names)}" + (", brought back to the input's own pixels" if self.matches else ""),
+            *self._refined(),
             f"{self.windows:,} windows of {lattice.window[1]} x {lattice.window[0]} px, {kept}: "
             f"{lattice.cost:.2f} times the pixels; in {len(self.blocks):,} blocks",
             f"{self.engine.device.type}, {self.engine.backend}{why}; about {_megabytes(self.memory_bytes)} of memory "
@@ -230,6 +245,11 @@ class Plan:
             + (f", {format_duration(seconds)}" if seconds is not None else ""),
         ]
         return "\n".join([*lines, *self.notes])
+
+    def _refined(self) -> Iterator[str]:
+        chain = self.options.refinement
+        if chain.steps:
+            yield f"refined by {chain}: {chain.margin(pixel_sides(chain, self.target))} px around each region are read"
 
 
 def plan_prediction(
@@ -295,6 +315,7 @@ def plan_raster(
         PredictionError: raster, window or AoI do not suit the model.
     """
     recipe = model.recipe
+    options.refinement.check_classes(len(recipe.legend.classes))
     if raster.dtype != recipe.dtype:
         raise PredictionError(
             f"{raster.path} holds {raster.dtype}, the model learned from {recipe.dtype}: their values mean different "
@@ -304,10 +325,12 @@ def plan_raster(
     engine = replace(engine, window=options.window or engine.window)
     view = raster.on(geobox)
     lattice, blocks = _tile(view, model, engine, options)
+    target = raster.own_grid() if options.match_input else geobox
+    pixel_sides(options.refinement, target)
     return Plan(
         raster=raster,
         view=view,
-        target=raster.own_grid() if options.match_input else geobox,
+        target=target,
         output=output,
         engine=engine,
         lattice=lattice,
@@ -410,6 +433,7 @@ def _identity(raster: Raster, model: Model, fingerprint: str, options: Options) 
         "match_input": options.match_input,
         "cog": options.cog,
         "products": options.products.identity(model.recipe),
+        "refine": str(options.refinement),
         "aoi": None if options.aoi is None else content_identity(options.aoi),
     }
 

@@ -349,6 +349,20 @@ def chunks(shape: tuple[int, int], rows: int, cols: int) -> Iterator[Roi]:
             yield slice(top, min(top + rows, shape[0])), slice(left, min(left + cols, shape[1]))
 
 
+def widened(roi: Roi, margins: tuple[int, int], shape: tuple[int, int]) -> Roi:
+    """A region with so many rows and columns more on each side, as far as the raster goes.
+
+    Example:
+        >>> widened((slice(5, 10), slice(0, 4)), (2, 3), (11, 20))
+        (slice(3, 11, None), slice(0, 7, None))
+    """
+    rows, cols = (
+        slice(max(0, part.start - margin), min(size, part.stop + margin))
+        for part, margin, size in zip(roi, margins, shape, strict=True)
+    )
+    return rows, cols
+
+
 def overlap(one: Roi, other: Roi) -> Roi | None:
     """The region that two have in common, None if there is none.
 

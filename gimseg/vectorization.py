@@ -129,7 +129,7 @@ def vectorize(
         overwrite: existing outputs, and a style that a person made, may be replaced.
         block: about block x block pixels are worked on together; changes no polygon.
         progress: told of millions of pixels done.
-        **options: those of :class:`gimseg.masks.Reading`: ``band``, ``values``, ``threshold``;
+        **options: those of :class:`gimseg.masks.Reading`: ``band``, ``values``, ``threshold``, ``refine``;
             and of :class:`gimseg.cleaning.Cleaning`: ``min_area_m2``, ``fill_holes_m2``,
             ``simplify_m``, ``coverage``, ``smooth_m``, ``right_angles``.
 
