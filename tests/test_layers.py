@@ -85,6 +85,7 @@ LAYERS = (
     "training_ground",
     "fitting",
     "trainers",
+    "training_state",
     "training",
     "rate_finder",
     "products",
