@@ -236,8 +236,8 @@ def draw_curves(comparison: Comparison, path: str | os.PathLike[str]) -> None:
                 )
         axes.set(title=title, xlabel="epoch")
         axes.grid(alpha=0.3)
-    handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     with staged(path) as stage:
         figure.savefig(stage, dpi=100, format="png")
 
