@@ -21,10 +21,12 @@ _HOMES = {
     "predict": "inference",
     "vectorize": "vectorization",
 }
+_MODULES = {"correct": "correction"}
 
-__all__ = ["Dataset", "Legend", "Model", "Predictor", "evaluate", "predict", "train", "vectorize"]
+__all__ = ["Dataset", "Legend", "Model", "Predictor", "correct", "evaluate", "predict", "train", "vectorize"]
 
 if TYPE_CHECKING:
+    from gimseg import correction as correct
     from gimseg.datasets import Dataset
     from gimseg.evaluation import evaluate
     from gimseg.inference import Predictor, predict
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> object:
     if name in _HOMES:
         return getattr(importlib.import_module(f"gimseg.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"gimseg.{_MODULES[name]}")
     raise AttributeError(f"module 'gimseg' has no attribute {name!r}")
 
 

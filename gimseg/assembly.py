@@ -22,10 +22,13 @@ from gimseg.products import SCALE
 from gimseg.progress import Progress
 from gimseg.rasters import Bands, RasterWriter, Roi, new_raster
 from gimseg.refined_planes import RefinedPlanes, pixel_sides
+from gimseg.renewal import FINGERPRINT_TAG, REFINE_TAG
 from gimseg.tiling import chunks, roi_shape
 
 RUN_TAG = "gimseg_run"
 """Tag of a mask that names its run: `Plan.run_id`."""
+OLDER_TAG = "gimseg_older_model"
+"""Tag of a mask of which a part only was predicted again: what made the rest."""
 
 
 def assemble(plan: Plan, parts: Parts, progress: Progress) -> np.ndarray:
@@ -38,7 +41,7 @@ def assemble(plan: Plan, parts: Parts, progress: Progress) -> np.ndarray:
     ready.mkdir()
     counts = np.zeros(256, np.int64)
     total, done = float(np.prod(plan.shape)) / 1e6, 0.0
-    read = plane_reader(plan, lambda roi: parts.read(roi, plan.blocks.at(roi)))
+    read = plane_reader(plan, _together(plan, lambda roi: parts.read(roi, plan.blocks.at(roi))))
     with ExitStack() as stack:
         files = [(planes, stack.enter_context(writer)) for planes, writer in _writers(plan, ready)]
         # Whole tiles, always in the same order: the bytes do not tell how large the blocks were.
@@ -51,6 +54,22 @@ def assemble(plan: Plan, parts: Parts, progress: Progress) -> np.ndarray:
             progress("write", done, total, "Mpx")
     move_family(ready, plan.output)
     return counts
+
+
+def _together(plan: Plan, read: ReadPlanes) -> ReadPlanes:
+    """Reads what was predicted, and from the older mask what was not to be."""
+    renewal = plan.renewal
+    if renewal is None:
+        return read
+
+    def read_both(roi: Roi) -> np.ndarray:
+        new = renewal.mask(roi)
+        if new.all():
+            return read(roi)
+        older = renewal.older.read(roi, plan.planes, plane_slices(plan))
+        return np.where(new, read(roi), older) if new.any() else older
+
+    return read_both
 
 
 def _region(plan: Plan) -> tuple[int, int]:
@@ -120,15 +139,16 @@ def _tags(plan: Plan) -> dict[str, str]:
     return {
         "TIFFTAG_SOFTWARE": f"gimseg {__version__}",
         MODEL_TAG: model["name"],
-        "gimseg_model_fingerprint": model["fingerprint"],
+        FINGERPRINT_TAG: model["fingerprint"],
         "gimseg_raster": Path(plan.raster.path).name,
         "gimseg_resolution": " ".join(f"{size:.9g}" for size in plan.resolution),
         "gimseg_window": " ".join(map(str, plan.lattice.window)),
         "gimseg_halo": str(plan.lattice.halo),
         "gimseg_backend": plan.engine.backend,
         RUN_TAG: plan.run_id,
-        **({"gimseg_refine": str(plan.options.refinement)} if plan.options.refinement.steps else {}),
+        **({REFINE_TAG: str(plan.options.refinement)} if plan.options.refinement.steps else {}),
         LEGEND_TAG: json.dumps(plan.legend.to_dict()),
+        **({} if plan.renewal is None else {OLDER_TAG: plan.renewal.older.origin}),
         **_date(plan),
     }
 

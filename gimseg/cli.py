@@ -16,24 +16,23 @@ from typing import Any
 import click
 
 from gimseg import __version__
+from gimseg.command_options import (
+    PipelineOrder,
+    device_option,
+    model_option,
+    nodata_of,
+    numbers,
+    overwrite_option,
+    progress_of,
+    quiet_option,
+)
+from gimseg.correct_commands import correct
 from gimseg.errors import GimsegError
 from gimseg.prediction_options import polygon_options, product_options, refine_option
 from gimseg.training_options import settings_options
 
-_RESUMABLE = ("train", "sweep", "predict")
+_RESUMABLE = ("train", "sweep", "predict", "correct")
 _GRACE_S = 1.2
-
-model_option = click.option("-m", "--model", default="builtin", show_default=True, help="Model folder.")
-device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
-quiet_option = click.option("--quiet", is_flag=True, help="Say nothing but errors.")
-
-
-class PipelineOrder(click.Group):
-    """A group that lists its commands in the order in which they are used."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
 
 
 @click.group(cls=PipelineOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -52,7 +51,7 @@ def demo(folder: str, seed: int, device: str, overwrite: bool, quiet: bool) -> N
     """Learn one synthetic scene, predict another; leave it all in FOLDER."""
     from gimseg.demo import run_demo
 
-    click.echo(run_demo(folder, seed=seed, device=device, overwrite=overwrite, progress=_progress(quiet)).text())
+    click.echo(run_demo(folder, seed=seed, device=device, overwrite=overwrite, progress=progress_of(quiet)).text())
 
 
 @cli.command()
@@ -64,7 +63,7 @@ def info(path: str, plot: str | None, overwrite: bool, quiet: bool) -> None:
     """Tell what a dataset file, a raster or a model holds."""
     from gimseg.info import describe
 
-    click.echo(describe(path, plot=plot, overwrite=overwrite, progress=_progress(quiet)))
+    click.echo(describe(path, plot=plot, overwrite=overwrite, progress=progress_of(quiet)))
 
 
 @cli.command()
@@ -89,7 +88,7 @@ def train(
     from gimseg.settings_files import gather_settings
     from gimseg.training import train as run
 
-    common = {name: given.pop(name) for name in ("device", "overwrite")} | {"progress": _progress(quiet)}
+    common = {name: given.pop(name) for name in ("device", "overwrite")} | {"progress": progress_of(quiet)}
     common["settings"] = gather_settings(dataset_file, settings, given=given)
     if find_rate:
         from gimseg.rate_finder import find_rate as scan
@@ -121,7 +120,7 @@ def sweep(sweep_file: str, output: str, device: str, quiet: bool) -> None:
         click.echo(text, err=True)
 
     done = run_sweep(
-        read_sweep(sweep_file), output, device=device, tell=None if quiet else tell, progress=_progress(quiet)
+        read_sweep(sweep_file), output, device=device, tell=None if quiet else tell, progress=progress_of(quiet)
     )
     click.echo(done.text())
 
@@ -143,7 +142,7 @@ def compare(runs: tuple[str, ...], data: str | None, quiet: bool, **given: Any) 
     from gimseg.datasets import read_datasets
 
     datasets = read_datasets(data) if data else None
-    click.echo(run(runs, datasets=datasets, progress=_progress(quiet), **given).text())
+    click.echo(run(runs, datasets=datasets, progress=progress_of(quiet), **given).text())
 
 
 @cli.command()
@@ -171,7 +170,7 @@ def evaluate(dataset_file: str, model: str, mask: tuple[str, ...], quiet: bool, 
     from gimseg.datasets import read_datasets
     from gimseg.evaluation import evaluate as run
 
-    scores = run(mask or model, read_datasets(dataset_file), progress=_progress(quiet), **given)
+    scores = run(mask or model, read_datasets(dataset_file), progress=progress_of(quiet), **given)
     click.echo(scores.table())
 
 
@@ -230,8 +229,8 @@ def predict(rasters: tuple[str, ...], model: tuple[str, ...], output: tuple[str,
     from gimseg.delivery import deliver_each, rehearse
 
     quiet = given.pop("quiet")
-    given["bands"] = _numbers(given["bands"])
-    given["nodata"] = _nodata(given["nodata"])
+    given["bands"] = numbers(given["bands"])
+    given["nodata"] = nodata_of(given["nodata"])
     given["products"] = _products(given)
 
     if given.pop("dry_run"):
@@ -241,7 +240,9 @@ def predict(rasters: tuple[str, ...], model: tuple[str, ...], output: tuple[str,
     def tell(text: str) -> None:
         click.echo(text, err=True)
 
-    for done in deliver_each(rasters, model, output, progress=_progress(quiet), tell=None if quiet else tell, **given):
+    for done in deliver_each(
+        rasters, model, output, progress=progress_of(quiet), tell=None if quiet else tell, **given
+    ):
         if not quiet:
             click.echo(done.text())
 
@@ -273,15 +274,12 @@ def vectorize(mask: str, output: tuple[str, ...], quiet: bool, **given: Any) -> 
     from gimseg.vectorization import vectorize as run
 
     given["values"] = parse_values(given["values"])
-    done = run(mask, list(output) or f"{Path(mask).stem}.shp", progress=_progress(quiet), **given)
+    done = run(mask, list(output) or f"{Path(mask).stem}.shp", progress=progress_of(quiet), **given)
     if not quiet:
         click.echo("\n".join([f"{done.count} polygons in {', '.join(map(str, done.paths))}", *done.notes]))
 
 
-def _progress(quiet: bool) -> Any:
-    from gimseg.progress import ConsoleProgress, silent
-
-    return silent if quiet else ConsoleProgress()
+cli.add_command(correct)
 
 
 def _products(given: dict[str, Any]) -> Any:
@@ -290,20 +288,6 @@ def _products(given: dict[str, Any]) -> Any:
 
     threshold = parse_thresholds(given.pop("threshold"))
     return Products(given.pop("probabilities"), given.pop("uncertainty"), threshold)
-
-
-def _numbers(text: str | None) -> tuple[int, ...] | None:
-    try:
-        return tuple(int(part) for part in text.split(",")) if text else None
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} is no list of band numbers such as 1,2,3") from error
-
-
-def _nodata(text: str | None) -> float | str | None:
-    try:
-        return text if text in (None, "auto") else float(str(text))
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} is neither a number nor auto") from error
 
 
 def main(arguments: list[str] | None = None) -> int:

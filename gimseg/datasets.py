@@ -263,11 +263,11 @@ def _open_scene(dataset: Dataset, path: str) -> LabelledScene:
     raster = open_raster(path, bands=dataset.bands, crs=dataset.crs, nodata=dataset.nodata)
     geobox = raster.grid(dataset.spatial_resolution)
     legend = dataset.classes
-    vectors = [mask for mask in dataset.masks if not _is_raster(mask)]
+    vectors = [mask for mask in dataset.masks if not is_label_raster(mask)]
     truth, notes = _open_truth(dataset, vectors, geobox, path)
     truth_views = tuple(
         mask_raster.on(geobox, "nearest")
-        for mask_raster in (open_raster(mask, crs=dataset.crs) for mask in dataset.masks if _is_raster(mask))
+        for mask_raster in (open_raster(mask, crs=dataset.crs) for mask in dataset.masks if is_label_raster(mask))
         if _overlap(mask_raster.geobox, geobox)
     )
     if dataset.mask_paths and not truth and not truth_views:
@@ -294,7 +294,8 @@ def _open_scene(dataset: Dataset, path: str) -> LabelledScene:
     )
 
 
-def _is_raster(path: str) -> bool:
+def is_label_raster(path: str) -> bool:
+    """Whether a path of ground truth means a raster of class values, by its ending."""
     return path.lower().endswith(_RASTER_ENDINGS)
 
 

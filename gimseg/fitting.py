@@ -16,9 +16,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_m
 from gimseg.deep_supervision import deep_loss
 from gimseg.hardness import window_losses
 from gimseg.labelled_windows import Sample
+from gimseg.legend import UNLABELLED
 from gimseg.losses import Loss
 from gimseg.metrics import Confusion
 from gimseg.optimisers import OPTIMISERS, schedule_factor
+from gimseg.pixel_losses import distillation_loss
 from gimseg.progress import Progress
 from gimseg.settings import Settings
 from gimseg.torchvision_ops import declare_missing_operators
@@ -38,13 +40,22 @@ class Fit(LightningModule):
         steps: number of batches of the whole training.
         classes: number of classes with the background.
         log: CSV file that gets a row an epoch.
+        teacher: network whose answer is kept in windows without any label.
     """
 
     def __init__(
-        self, network: torch.nn.Module, loss: Loss, settings: Settings, steps: int, classes: int, log: Path
+        self,
+        network: torch.nn.Module,
+        loss: Loss,
+        settings: Settings,
+        steps: int,
+        classes: int,
+        log: Path,
+        teacher: torch.nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.network = network
+        self.teacher = teacher.requires_grad_(False) if teacher is not None else None
         self.loss = loss
         self.settings = settings
         self.steps = steps
@@ -98,13 +109,15 @@ class Fit(LightningModule):
         self._clock = time.monotonic()
 
     def train(self, mode: bool = True) -> Fit:
-        """Training or evaluation mode; what is frozen never leaves the latter."""
+        """Training or evaluation mode; what is frozen, and the teacher, never leave the latter."""
         super().train(mode)
         frozen = [_encoder(self.network)] if self.settings.frozen_encoder else []
         for part in [self.network] if self.settings.frozen_statistics else frozen:
             for norm in part.modules():
                 if isinstance(norm, torch.nn.modules.batchnorm._NormBase):
                     norm.eval()
+        if self.teacher is not None:
+            self.teacher.eval()
         return self
 
     def on_train_epoch_start(self) -> None:
@@ -121,12 +134,22 @@ class Fit(LightningModule):
                 group["lr"] = settings.learning_rate * group["rate"] * factor
 
     def training_step(self, batch: Sample, batch_index: int) -> dict[str, torch.Tensor]:
-        outputs = self.network(batch["image"].contiguous(memory_format=torch.channels_last))
-        loss, logits = deep_loss(self.loss.at(self.share), outputs, batch["labels"])
+        images = batch["image"].contiguous(memory_format=torch.channels_last)
+        loss, logits = deep_loss(self.loss.at(self.share), self.network(images), batch["labels"])
+        if self.teacher is not None:
+            loss = loss + self._moved(logits, images, batch)
         self._losses["train"].append(float(loss.detach()))
         if not self.settings.hard_share:
             return {"loss": loss}
         return {"loss": loss, "window_losses": window_losses(logits, batch["labels"])}
+
+    def _moved(self, logits: torch.Tensor, images: torch.Tensor, batch: Sample) -> torch.Tensor:
+        """How far the answer is from the teacher's. Beside a label that may well be wrong: it is what was corrected."""
+        assert self.teacher is not None
+        with torch.no_grad():
+            taught = self.teacher(images)
+        free = batch["valid"] & (batch["labels"] == UNLABELLED).all(dim=(1, 2), keepdim=True)
+        return distillation_loss(logits.float(), taught.float(), free)
 
     def on_train_batch_end(self, outputs: Any, batch: Sample, batch_index: int) -> None:
         if self.average is not None and self.global_step > self._averaged_step:

@@ -180,7 +180,8 @@ class Predictor:
             started = time.monotonic()
             network.encode(network.probabilities(values, valid)).to_array()
             seconds = time.monotonic() - started
-        return seconds * plan.lattice.cost * math.prod(plan.lattice.shape) / (plan.engine.batch * side**2)
+        pixels = plan.windows * math.prod(plan.lattice.window)
+        return seconds * pixels / (plan.engine.batch * side**2)
 
     def _network(self, plan: Plan) -> Network:
         return Network(self._opened(plan.engine.backend), self.model.recipe, plan.products, self.device)
@@ -283,7 +284,7 @@ class Predictor:
         predicted = np.full((plan.planes, *plan.lattice.shape), UNLABELLED, np.uint8)
 
         def load(block: Block) -> Loaded:
-            return load_block(plan.view, plan.lattice, block, plan.aoi)
+            return load_block(plan.view, plan.lattice, block, plan.asked)
 
         loaded = map_ahead(load, plan.blocks, threads=1, limit=1)
         for step in Computation(self._network(plan), plan.lattice, plan.engine.batch).run(loaded):
@@ -298,6 +299,7 @@ class Predictor:
         *,
         products: Products | None = None,
         wanted: Callable[[Roi], bool] | None = None,
+        lattice: Lattice | None = None,
     ) -> Iterator[tuple[Roi, np.ndarray]]:
         """Predict a raster block by block, writing nothing.
 
@@ -306,6 +308,7 @@ class Predictor:
             block_size: side of a block, px: memory grows with it, the result does not change.
             products: what is kept of each pixel; None: classes.
             wanted: says of a place on the grid whether it is predicted; None: all is.
+            lattice: of windows; None: the one that this model is predicted with.
 
         Yields:
             the block's place on the grid, and its planes: uint8 (planes, rows, cols), 255
@@ -314,7 +317,7 @@ class Predictor:
         Raises:
             RasterError: a part cannot be read.
         """
-        lattice = choose_lattice(view.shape, self.model, self.device, batch=self._batch)
+        lattice = lattice or choose_lattice(view.shape, self.model, self.device, batch=self._batch)
         blocks = choose_blocks(view, lattice, self.model.recipe.legend.n_channels, block_size)
         opened = self._opened(self._choose_backend(lattice).name)
         network = Network(opened, self.model.recipe, products or Products(), self.device)

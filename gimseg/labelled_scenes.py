@@ -22,6 +22,13 @@ class Holdout(Protocol):
         """Where the window's pixels belong to `split`: bool (rows, cols)."""
 
 
+class DrawnLabels(Protocol):
+    """Says what every pixel is, 255 where nobody said it."""
+
+    def burn(self, window: GeoBox) -> np.ndarray:
+        """Labels of a window: uint8 (rows, cols)."""
+
+
 class Marks(Protocol):
     """Says which pixels somebody has labelled, where that is not all ground."""
 
@@ -40,6 +47,7 @@ class LabelledScene:
         legend: classes.
         truth: objects to burn.
         truth_views: rasters of class values, read on the same grid.
+        drawing: what else was drawn, background and unknown ground included; in place of `truth`.
         areas: split -> where the ground truth is complete for that split; the key
             None holds for every split.
         split: split of the whole scene, if it has one.
@@ -63,6 +71,7 @@ class LabelledScene:
     notes: tuple[str, ...] = ()
     weight: float = 1.0
     points: Marks | None = None
+    drawing: DrawnLabels | None = None
 
     @property
     def path(self) -> str:
@@ -92,6 +101,12 @@ class LabelledScene:
     def split_names(self) -> tuple[str | None, ...]:
         """Its splits in order, or None alone where nothing was said."""
         return tuple(sorted(self.splits)) or (None,)
+
+    def crop(self, roi: Roi) -> LabelledScene:
+        """A part of the scene, rows and columns of its grid, as a scene of its own."""
+        window = self.geobox[roi]
+        views = tuple(view.on(window) for view in self.truth_views)
+        return replace(self, view=self.raster.on(window), truth_views=views)
 
     def read(self, roi: Roi, split: str | None = None) -> tuple[Pixels, np.ndarray]:
         """Pixels of a window and their labels.
@@ -133,15 +148,7 @@ class LabelledScene:
         """Labels on a grid, given what the rasters of ground truth hold there."""
         if self.split is not None and split not in (None, self.split):
             return np.full(window.shape, UNLABELLED, np.uint8)
-        partial = any(shapes.partial for shapes in self.truth) or not (self.truth or self.truth_views)
-        labels = np.full(window.shape, UNLABELLED if partial else 0, np.uint8)
-        for pixels in truth_values:
-            values = np.where(pixels.valid, _legend_values(pixels.data[0], self.legend), UNLABELLED)
-            # A raster of labels says nothing where it does not reach; another one may.
-            labels = np.where(pixels.valid, values, labels) if len(self.truth_views) > 1 else values
-        for shapes in self.truth:
-            drawn = shapes.burn(window, fill=0)
-            labels = np.where(drawn == 0, labels, drawn)
+        labels = self._known(window, truth_values) if self.drawing is None else self.drawing.burn(window)
         if self.areas:
             inside = np.zeros(window.shape, bool)
             for key, area in self.areas.items():
@@ -155,6 +162,19 @@ class LabelledScene:
         if self.points is not None and split not in ("val", "test"):
             labels = np.where(self.points.mask(window), labels, UNLABELLED)
         return labels.astype(np.uint8)
+
+    def _known(self, window: GeoBox, truth_values: Sequence[Pixels]) -> np.ndarray:
+        """What the ground truth says, whatever the areas."""
+        partial = any(shapes.partial for shapes in self.truth) or not (self.truth or self.truth_views)
+        labels = np.full(window.shape, UNLABELLED if partial else 0, np.uint8)
+        for pixels in truth_values:
+            values = np.where(pixels.valid, _legend_values(pixels.data[0], self.legend), UNLABELLED)
+            # A raster of labels says nothing where it does not reach; another one may.
+            labels = np.where(pixels.valid, values, labels) if len(self.truth_views) > 1 else values
+        for shapes in self.truth:
+            drawn = shapes.burn(window, fill=0)
+            labels = np.where(drawn == 0, labels, drawn)
+        return labels
 
     def in_memory(self, *, with_file: bool = False) -> LabelledScene:
         """The same scene with all its pixels and labels held in memory, for quick random windows.

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gimseg import __version__
+from gimseg.deployments import deployed_model
 from gimseg.errors import LegendError, ModelError, OutputError
 from gimseg.networks import OWN, build_network, check_window, network_names, network_stride
 from gimseg.outputs import check_writable, write_text
@@ -321,11 +322,14 @@ def _move(stage: Path, folder: Path) -> None:
 
 
 def find_model(folder: str | os.PathLike[str]) -> Path:
-    """The folder of a model; ``"builtin"`` is the one in the package.
+    """The folder of a model; ``"builtin"`` is the one in the package, a project's folder names its deployed one.
 
     Raises:
         ModelError: no model lies there, or a pickled checkpoint.
+        CorrectionError: the file of a project is damaged.
     """
+    if not (Path(folder) / _VALUES).is_file():
+        folder = deployed_model(folder) or folder
     if str(folder) == "builtin":
         path = _builtin_folder()
         if not (path / _VALUES).is_file():

@@ -159,3 +159,26 @@ def _class_weights(batch: LabelledLogits, class_weights: Sequence[float] | None)
         )
     table = torch.tensor(tuple(class_weights), dtype=batch.logits.dtype, device=batch.logits.device)
     return table[batch.classes]
+
+
+def distillation_loss(logits: Tensor, taught: Tensor, where: Tensor) -> Tensor:
+    """How far probabilities have moved from those of a teacher: mean Kullback-Leibler divergence, in nats.
+
+    Args:
+        logits: (N, C, H, W).
+        taught: the teacher's, likewise.
+        where: bool (N, H, W), the pixels that count; none of them gives 0.
+
+    Example:
+        >>> one, where = torch.tensor([[[[2.0]]]]), torch.ones(1, 1, 1, dtype=torch.bool)
+        >>> float(distillation_loss(one, one, where)), float(distillation_loss(-one, one, where)) > 1
+        (0.0, True)
+
+    Source: Hinton et al. 2015, arXiv 1503.02531, at temperature 1; for what has no label
+    any more: Li & Hoiem 2017, arXiv 1606.09282.
+    """
+    if logits.shape[1] == 1:
+        # Two classes of which one has the logit 0.
+        logits, taught = (torch.cat([torch.zeros_like(plane), plane], dim=1) for plane in (logits, taught))
+    moved = F.kl_div(logits.log_softmax(1), taught.log_softmax(1), reduction="none", log_target=True).sum(dim=1)
+    return (moved * where).sum() / where.sum().clamp(min=1)

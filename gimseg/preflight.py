@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +31,8 @@ from gimseg.rasters import Raster, RasterView
 from gimseg.recipes import Recipe
 from gimseg.refined_planes import pixel_sides
 from gimseg.refinement import Refinement
-from gimseg.tiling import Blocks, Lattice, roi_shape
+from gimseg.renewal import Older, Renewal
+from gimseg.tiling import Blocks, Lattice, Roi, roi_shape
 from gimseg.vectors import Shapes, check_overlap, open_layer
 from gimseg.window_choice import choose_lattice
 
@@ -50,6 +51,8 @@ class Options:
 
     Args:
         aoi: vector layer; pixels outside its polygons become 255.
+        older: a mask of this raster that is there already: what the windows that the AoI
+            asks for do not hold is taken from it, see :mod:`gimseg.renewal`.
         bands: of the raster, from 1, in the model's order; None: those of the model.
         nodata: a value that marks invalid pixels, or ``"auto"``, see :func:`gimseg.rasters.open_raster`.
         crs: of a raster that has none.
@@ -71,6 +74,7 @@ class Options:
     """
 
     aoi: str | os.PathLike[str] | None = None
+    older: str | os.PathLike[str] | None = None
     bands: Sequence[int] | None = None
     nodata: float | Literal["auto"] | None = None
     crs: Any = None
@@ -135,6 +139,7 @@ class Plan:
         blocks: row by row.
         recipe: of the model.
         aoi: polygons outside of which nothing is predicted.
+        renewal: which windows are predicted again, where the rest is taken from an older mask.
         identity: what pins the run, plain values.
         options: as given.
         notes: what a person should know.
@@ -149,6 +154,7 @@ class Plan:
     blocks: Blocks
     recipe: Recipe
     aoi: Shapes | None
+    renewal: Renewal | None
     identity: Mapping[str, Any]
     options: Options
     notes: tuple[str, ...]
@@ -180,6 +186,17 @@ class Plan:
         return replace(self.options.products, probabilities=True) if needed else self.options.products
 
     @property
+    def asked(self) -> Callable[[Roi], np.ndarray] | None:
+        """Which pixels of a region are to be predicted, bool (rows, cols); None: all."""
+        if self.renewal is not None:
+            return self.renewal.wanted
+        return None if self.aoi is None else self._inside
+
+    def _inside(self, roi: Roi) -> np.ndarray:
+        assert self.aoi is not None
+        return self.aoi.burn_mask(self.geobox[roi])
+
+    @property
     def resolution(self) -> tuple[float, float]:
         """Size of a pixel that is predicted along (y, x), in the CRS's unit."""
         return abs(self.geobox.affine.e), abs(self.geobox.affine.a)
@@ -199,7 +216,7 @@ class Plan:
     @property
     def windows(self) -> int:
         """Windows that are to be computed at most."""
-        return math.prod(self.lattice.counts)
+        return math.prod(self.lattice.counts) if self.renewal is None else int(self.renewal.cells.sum())
 
     @property
     def memory_bytes(self) -> int:
@@ -278,7 +295,7 @@ def plan_prediction(
     if output.suffix.lower() not in (".tif", ".tiff"):
         raise OutputError(f"{output}: a mask is a GeoTIFF: give a name that ends in .tif")
     paths = raster_paths(raster)
-    inputs = [*paths, *([] if options.aoi is None else [options.aoi])]
+    inputs = [*paths, *(path for path in (options.aoi, options.older) if path is not None)]
     check_outputs([output, *options.products.files(output).values()], inputs, overwrite=options.overwrite)
     opened = open_imagery(
         paths,
@@ -322,9 +339,16 @@ def plan_raster(
             f"things. Convert the image to {recipe.dtype} as the training images were, or train on images like it"
         )
     geobox, notes = choose_grid(raster, recipe, options.resolution)
+    _check_older(options)
     engine = replace(engine, window=options.window or engine.window)
     view = raster.on(geobox)
     lattice, blocks = _tile(view, model, engine, options)
+    aoi = _open_aoi(options, geobox)
+    renewal = None
+    if options.older is not None and aoi is not None:
+        older = Older.open(options.older, geobox, recipe.legend, options.products)
+        renewal = Renewal(lattice, geobox, aoi, older)
+        identity = {**(identity or {}), **renewal.identity()}
     target = raster.own_grid() if options.match_input else geobox
     pixel_sides(options.refinement, target)
     return Plan(
@@ -336,7 +360,8 @@ def plan_raster(
         lattice=lattice,
         blocks=blocks,
         recipe=recipe,
-        aoi=_open_aoi(options, geobox),
+        aoi=aoi,
+        renewal=renewal,
         identity={**(identity or {}), **_place(engine, lattice, blocks)},
         options=options,
         notes=(*raster.notes, *notes),
@@ -399,11 +424,29 @@ def shrink(plan: Plan, model: Model) -> Plan | None:
         plan,
         engine=engine,
         lattice=lattice,
+        renewal=None if plan.renewal is None else replace(plan.renewal, lattice=lattice),
         blocks=blocks,
         options=options,
         identity={**plan.identity, **_place(engine, lattice, blocks)},
         notes=(*plan.notes, f"the device ran out of memory: went on with {at_once}"),
     )
+
+
+def _check_older(options: Options) -> None:
+    if options.older is None:
+        return
+    if options.aoi is None:
+        raise PredictionError(f"{options.older} is to be predicted again in part: say where with an area of interest")
+    if options.match_input:
+        raise PredictionError(
+            "a mask on the input's own pixels is interpolated from the prediction beside it: predict it everywhere "
+            "(--everywhere)"
+        )
+    if options.refinement.steps:
+        raise PredictionError(
+            f"a mask that is refined by {options.refinement} looks at what lies around its windows: predict it "
+            "everywhere (--everywhere)"
+        )
 
 
 def _open_aoi(options: Options, geobox: GeoBox) -> Shapes | None:

@@ -45,9 +45,10 @@ class ValueMap:
 
     Args:
         entries: (what is shown, what is written), in order.
+        default: what is written for a new feature; None: nothing, until it is chosen.
 
     Raises:
-        OutputError: no entry, or one of them shown twice.
+        OutputError: no entry, one of them shown twice, or a default that is none of them.
 
     Example:
         >>> ValueMap.of_names(Legend.from_dict({"classes": ["tin", "tile"]})).entries
@@ -55,12 +56,15 @@ class ValueMap:
     """
 
     entries: tuple[tuple[str, str], ...]
+    default: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "entries", tuple((str(label), str(value)) for label, value in self.entries))
         labels = [label for label, _ in self.entries]
         if not labels or len(set(labels)) != len(labels):
             raise OutputError(f"a drop-down list shows {labels}: give one entry at least, each of its own name")
+        if self.default is not None and self.default not in (value for _, value in self.entries):
+            raise OutputError(f"a drop-down list of {labels} has the default {self.default!r}: give one of them")
 
     @classmethod
     def of_names(cls, legend: Legend) -> ValueMap:
@@ -336,6 +340,7 @@ def _map_layer(place: _Place) -> Element:
         found.set("readOnly", str(int(not layer.editable)))
     if layer.widgets:
         found.append(_fields(layer.widgets))
+        found.append(_defaults(layer.widgets))
     if layer.style:
         style = ElementTree.fromstring(layer.style)
         found.attrib |= {name: style.attrib[name] for name in _STYLE_ATTRIBUTES if name in style.attrib}
@@ -356,6 +361,16 @@ def _fields(widgets: Mapping[str, ValueMap]) -> Element:
             entry = SubElement(entries, "Option", type="Map")
             SubElement(entry, "Option", type="QString", name=label, value=value)
     return configuration
+
+
+def _defaults(widgets: Mapping[str, ValueMap]) -> Element:
+    """What new features have, as expressions of QGIS."""
+    defaults = Element("defaults")
+    for name, widget in widgets.items():
+        if widget.default is not None:
+            text = widget.default.replace("\\", "\\\\").replace("'", "''")
+            SubElement(defaults, "default", field=name, expression=f"'{text}'", applyOnUpdate="0")
+    return defaults
 
 
 def _properties(project: Project) -> Element:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -123,13 +123,14 @@ class GroundBlocks:
 
     Args:
         side: side of a block, in units of the CRS.
-        held: (x, y) numbers of the blocks held out; number 0 begins at coordinate 0.
+        held: (x, y) numbers of the blocks held out; number 0 begins at coordinate 0. A set, or
+            what else tells of any number whether it is in it.
         gap: ground around them that neither split gets, in units of the CRS, below `side`.
     """
 
     side: float
-    held: frozenset[tuple[int, int]]
-    gap: float
+    held: Container[tuple[int, int]]
+    gap: float = 0.0
 
     def mask(self, window: GeoBox, split: str) -> np.ndarray:
         """Where pixel centres belong to ``val`` or ``train``: bool (rows, cols)."""
@@ -137,16 +138,22 @@ class GroundBlocks:
             return self._held(window, 0, 0)
         if split != "train":
             return np.zeros(window.shape, bool)
-        near = [self._held(window, x, y) for x in (-self.gap, 0, self.gap) for y in (-self.gap, 0, self.gap)]
+        steps = (-self.gap, 0, self.gap) if self.gap else (0,)
+        near = [self._held(window, x, y) for x in steps for y in steps]
         return np.asarray(~np.logical_or.reduce(near), dtype=bool)
 
     def _held(self, window: GeoBox, dx: float, dy: float) -> np.ndarray:
-        transform = window.transform
-        x = np.floor((transform.c + transform.a * (np.arange(window.shape[1]) + 0.5) + dx) / self.side).astype(int)
-        y = np.floor((transform.f + transform.e * (np.arange(window.shape[0]) + 0.5) + dy) / self.side).astype(int)
+        x, y = self.numbers(window, dx, dy)
         columns, rows = np.unique(x), np.unique(y)
         table = np.array([[(column, row) in self.held for column in columns] for row in rows], dtype=bool)
         return table.reshape(len(rows), len(columns))[np.searchsorted(rows, y)][:, np.searchsorted(columns, x)]
+
+    def numbers(self, window: GeoBox, dx: float = 0.0, dy: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        """Block numbers of the window's columns and of its rows, moved by (dx, dy), units of the CRS."""
+        transform = window.transform
+        x = np.floor((transform.c + transform.a * (np.arange(window.shape[1]) + 0.5) + dx) / self.side)
+        y = np.floor((transform.f + transform.e * (np.arange(window.shape[0]) + 0.5) + dy) / self.side)
+        return x.astype(int), y.astype(int)
 
 
 def hold_out(

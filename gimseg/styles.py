@@ -21,7 +21,8 @@ _FILL_OPACITY = 80  # of 255: the image stays readable under it
 _OUTLINE_MM = 0.36
 _CASING_MM = 0.76
 _CASING = "20,20,20,150"  # dark rim, so that the outline reads on bright roofs too
-_POLYGON_LAYER = "2"
+_POINT_LAYER, _POLYGON_LAYER = "0", "2"
+_MARKER_MM = 2.4
 _RAMPS = {
     "probabilities": ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725"),
     "uncertainty": ("#000004", "#57106e", "#bc3754", "#f98e09", "#fcffa4"),
@@ -43,6 +44,11 @@ def vector_style(legend: Legend) -> str:
     Semi-transparent fill, clear outline with a dark rim, no labels.
     """
     return _document(_symbology(legend))
+
+
+def point_style(legend: Legend) -> str:
+    """Style of points by the attribute ``class``: discs in the legend's colours with a dark rim."""
+    return _document(_symbology(legend, markers=True))
 
 
 def outline_style(colour: str, *, dashed: bool = False) -> str:
@@ -171,7 +177,7 @@ def _pipe(legend: Legend) -> Element:
     return pipe
 
 
-def _symbology(legend: Legend, *, filled: bool = True, line: str = "solid") -> list[Element]:
+def _symbology(legend: Legend, *, filled: bool = True, line: str = "solid", markers: bool = False) -> list[Element]:
     kind = "singleSymbol" if legend.is_binary else "categorizedSymbol"
     renderer = Element("renderer-v2", type=kind, forceraster="0", symbollevels="0", enableorderby="0")
     if not legend.is_binary:
@@ -189,9 +195,9 @@ def _symbology(legend: Legend, *, filled: bool = True, line: str = "solid") -> l
             )
     symbols = SubElement(renderer, "symbols")
     for order, item in enumerate(legend.classes):
-        symbols.append(_symbol(str(order), item, filled, line))
+        symbols.append(_marker(str(order), item) if markers else _symbol(str(order), item, filled, line))
     geometry = Element("layerGeometryType")
-    geometry.text = _POLYGON_LAYER
+    geometry.text = _POINT_LAYER if markers else _POLYGON_LAYER
     return [renderer, geometry]
 
 
@@ -208,11 +214,24 @@ def _symbol(name: str, item: LegendClass, filled: bool, line_style: str) -> Elem
     # Locked: the symbol's colour, shown and changed as one, is that of the line alone.
     for locked, properties in (("1", casing), ("0", line)):
         layer = SubElement(symbol, "layer", {"class": "SimpleFill", "enabled": "1", "locked": locked, "pass": "0"})
-        properties |= {"outline_style": line_style, "outline_width_unit": "MM", "joinstyle": "miter"}
-        options = SubElement(layer, "Option", type="Map")
-        for key, value in properties.items():
-            SubElement(options, "Option", name=key, value=value, type="QString")
-        # QGIS before 3.22 reads these instead.
-        for key, value in properties.items():
-            SubElement(layer, "prop", k=key, v=value)
+        _set(layer, properties | {"outline_style": line_style, "outline_width_unit": "MM", "joinstyle": "miter"})
     return symbol
+
+
+def _marker(name: str, item: LegendClass) -> Element:
+    red, green, blue, _ = item.rgba
+    symbol = Element("symbol", name=name, type="marker", alpha="1", clip_to_extent="1", force_rhr="0")
+    layer = SubElement(symbol, "layer", {"class": "SimpleMarker", "enabled": "1", "locked": "0", "pass": "0"})
+    properties = {"name": "circle", "color": f"{red},{green},{blue},255", "size": str(_MARKER_MM), "size_unit": "MM"}
+    rim = {"outline_color": _CASING, "outline_width": str(_OUTLINE_MM), "outline_width_unit": "MM"}
+    _set(layer, properties | rim | {"outline_style": "solid"})
+    return symbol
+
+
+def _set(layer: Element, properties: dict[str, str]) -> None:
+    options = SubElement(layer, "Option", type="Map")
+    for key, value in properties.items():
+        SubElement(options, "Option", name=key, value=value, type="QString")
+    # QGIS before 3.22 reads these instead.
+    for key, value in properties.items():
+        SubElement(layer, "prop", k=key, v=value)

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
 
+import numpy as np
+
 from gimseg.errors import TilingError
 
 Roi = tuple[slice, slice]
@@ -209,6 +211,20 @@ class Lattice:
     def cells_at(self, roi: Roi) -> tuple[range, range]:
         """Rows and columns of the cells that meet a region of the raster."""
         return self._cells(0, roi[0]), self._cells(1, roi[1])
+
+    def cell_numbers(self, roi: Roi) -> tuple[np.ndarray, np.ndarray]:
+        """In which row of cells each row of a region lies, and in which column each column.
+
+        Example:
+            >>> lattice = Lattice((8, 8), window=(4, 4), halo=1)
+            >>> lattice.cell_numbers((slice(2, 5), slice(0, 8)))[0].tolist()
+            [0, 1, 1]
+        """
+        rows, cols = (
+            np.minimum(np.maximum(np.arange(part.start, part.stop) - self.halo, 0) // cell, count - 1)
+            for part, cell, count in zip(roi, self.cell, self.counts, strict=True)
+        )
+        return rows, cols
 
     def windows_for(self, roi: Roi) -> Iterator[Window]:
         """The windows that answer for a region, row by row."""

@@ -22,18 +22,18 @@ from gimseg.augmentation import Augmentation
 from gimseg.balance import count_classes
 from gimseg.datasets import Dataset, Datasets
 from gimseg.errors import OutputError
+from gimseg.exemplars import write_exemplars, write_test_exemplars
 from gimseg.fitting import Fit, Report, draw_history, write_history
 from gimseg.hardness import Hardness
 from gimseg.labelled_windows import Finish, Frame, LabelledWindows, Prepare, Sample
-from gimseg.legend import UNLABELLED
 from gimseg.losses import parse_loss
 from gimseg.models import Model, Recipe, build_network, check_window, measure_reach, network_stride
 from gimseg.networks import takes_encoder
 from gimseg.outputs import check_writable
 from gimseg.progress import Progress, silent
 from gimseg.radiometry import levels
-from gimseg.rasters import Pixels, write_part
-from gimseg.sampling import Survey, WindowSampler, covering_windows
+from gimseg.rasters import Pixels
+from gimseg.sampling import WindowSampler, covering_windows
 from gimseg.settings import Settings
 from gimseg.torchvision_ops import declare_missing_operators
 from gimseg.trainers import run_training
@@ -256,7 +256,14 @@ class _NoteHardness(Callback):
         self.windows.note_losses(batch, outputs["window_losses"])
 
 
-def fit_network(network: torch.nn.Module, windows: TrainingWindows, work: Path, device: str, progress: Progress) -> Fit:
+def fit_network(
+    network: torch.nn.Module,
+    windows: TrainingWindows,
+    work: Path,
+    device: str,
+    progress: Progress,
+    teacher: torch.nn.Module | None = None,
+) -> Fit:
     """Fit a network, going on from the state that `work` holds, if any.
 
     Args:
@@ -265,13 +272,14 @@ def fit_network(network: torch.nn.Module, windows: TrainingWindows, work: Path, 
         work: gets ``last.ckpt`` after each epoch, ``best.ckpt`` where there is validation ground, and ``metrics.csv``.
         device: ``auto``, ``cpu``, ``cuda``.
         progress: told after each step.
+        teacher: whose answer is kept in windows without any label; None: these count for nothing.
     """
     ground, settings = windows.ground, windows.settings
     classes = len(windows.recipe.legend.classes) + 1
     steps = settings.epochs * settings.steps_per_epoch
     loss = parse_loss(settings.loss).balanced(count_classes(ground.train))
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    fit = Fit(network, loss, settings, steps, classes, work / "metrics.csv")
+    fit = Fit(network, loss, settings, steps, classes, work / "metrics.csv", teacher)
     further = [_NoteHardness(windows)] if settings.hard_share else []
     run_training(fit, windows, work, device, [Report(progress), *further], scored=bool(ground.val))
     return fit
@@ -310,6 +318,7 @@ def _finish(
     write_history(folder / "metrics.csv", fit.history)
     draw_history(folder / "curves.png", fit.history)
     write_exemplars(folder / "exemplars", ground.train, settings, progress)
+    write_test_exemplars(folder / "exemplars" / "test", ground.val, settings)
     if settings.tensorboard:
         shutil.copytree(work / "tensorboard", folder / "tensorboard", dirs_exist_ok=True)
 
@@ -348,24 +357,3 @@ def _contexts(recipe: Recipe, ground: Ground, size: int, count: int = 4) -> list
         )
         images.append(recipe.prepare(scene.view.read((rows, cols))))
     return images
-
-
-def write_exemplars(folder: Path, surveys: Sequence[Survey], settings: Settings, progress: Progress = silent) -> None:
-    """Labelled windows for replay, as pairs of GeoTIFFs: ``000_image.tif``, ``000_labels.tif``."""
-    if not settings.exemplars:
-        return
-    folder.mkdir(exist_ok=True)
-    sampler = WindowSampler(tuple(surveys), settings.window, settings.object_share)
-    for number, request in enumerate(sampler.draw(settings.exemplars, settings.seed)):
-        scene = surveys[request.scene].scene
-        half = settings.window // 2
-        rows, cols = (
-            slice(max(0, centre - half), min(centre + half, size))
-            for centre, size in zip((request.row, request.col), scene.shape, strict=True)
-        )
-        pixels, labels = scene.read((rows, cols), "train" if scene.splits else None)
-        image = np.where(pixels.valid, pixels.data, 0).astype(scene.raster.dtype)
-        window = scene.geobox[rows, cols]
-        write_part(folder / f"{number:03d}_image.tif", image, window)
-        write_part(folder / f"{number:03d}_labels.tif", labels, window, nodata=UNLABELLED)
-        progress("keep exemplars", number + 1, settings.exemplars, "windows")

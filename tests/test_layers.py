@@ -15,6 +15,7 @@ LAYERS = (
     "errors",
     "torchvision_ops",
     "outputs",
+    "deployments",
     "progress",
     "crew",
     "legend",
@@ -86,12 +87,14 @@ LAYERS = (
     "fitting",
     "trainers",
     "training_state",
+    "exemplars",
     "training",
     "rate_finder",
     "products",
     "matching",
     "refined_planes",
     "parts",
+    "renewal",
     "imagery",
     "preflight",
     "assembly",
@@ -118,6 +121,7 @@ LAYERS = (
     "confidence",
     "attributes",
     "regions",
+    "earlier",
     "vectorization",
     "footprints",
     "stac",
@@ -144,12 +148,14 @@ LAYERS = (
     "review",
     "training_options",
     "prediction_options",
+    "command_options",
+    "correct_commands",
     "cli",
     "__main__",
 )
 """Top to bottom. Names without a file are rooms that are not built yet."""
 
-LATE_IMPORTERS = ("cli",)
+LATE_IMPORTERS = ("cli", "command_options", "correct_commands")
 """Modules that may import others of gimseg inside a function."""
 
 

@@ -33,10 +33,17 @@ def loaded_by(code: str) -> set[str]:
 
 def test_all_is_exact() -> None:
     assert gimseg.__all__ == sorted(set(gimseg.__all__))
-    assert set(gimseg.__all__) == set(gimseg._HOMES)
+    assert set(gimseg.__all__) == {*gimseg._HOMES, *gimseg._MODULES}
 
 
-@pytest.mark.parametrize("name", gimseg.__all__)
+@pytest.mark.parametrize("name", gimseg._MODULES)
+def test_public_module_goes_by_its_name_and_has_verbs(name: str) -> None:
+    module = getattr(gimseg, name)
+    assert module is importlib.import_module(f"gimseg.{gimseg._MODULES[name]}")
+    assert all(callable(getattr(module, verb)) for verb in module.__all__)
+
+
+@pytest.mark.parametrize("name", gimseg._HOMES)
 def test_public_name_resolves_to_the_object_of_its_module(name: str) -> None:
     home = importlib.import_module(f"gimseg.{gimseg._HOMES[name]}")
     assert getattr(gimseg, name) is getattr(home, name)
@@ -92,8 +99,9 @@ def test_page_shows_the_options_and_is_listed(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(cli.commands))
 def test_every_option_is_explained(name: str) -> None:
     command = cli.commands[name]
-    assert command.help
-    assert [option.opts for option in command.params if isinstance(option, click.Option) and not option.help] == []
+    for each in (command, *getattr(command, "commands", {}).values()):
+        assert each.help
+        assert [option.opts for option in each.params if isinstance(option, click.Option) and not option.help] == []
 
 
 def test_readme_and_pages_give_options_that_exist() -> None:
@@ -102,7 +110,10 @@ def test_readme_and_pages_give_options_that_exist() -> None:
         for line in path.read_text(encoding="utf-8").splitlines():
             found = re.match(r"\s*(?:\S*/)?gimseg (\w+)(.*)", line)
             if found and found[1] in cli.commands:
-                known = {text for option in cli.commands[found[1]].params for text in option.opts} | {"--help"}
+                command = cli.commands[found[1]]
+                # Of a group the word after it names the command.
+                inner = getattr(command, "commands", {}).get((found[2].split() or [""])[0], command)
+                known = {text for option in inner.params for text in option.opts} | {"--help"}
                 given = re.findall(r"(?<=\s)(--?[a-z][a-z-]*)", found[2].partition(" #")[0])
                 wrong += [f"{path.name}: gimseg {found[1]} {option}" for option in given if option not in known]
     assert wrong == []

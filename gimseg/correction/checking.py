@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,12 @@ from odc.geo.geobox import GeoBox
 from gimseg.correction.changes import Changes, compare_objects, parts_inside
 from gimseg.correction.drawing import AOI, CLASS_FIELD, OBJECTS, POINTS, PREDICTION, Drawing
 from gimseg.correction.findings import Features, Finding, check, read_features, worth_keeping
+from gimseg.correction.grounds import open_rasters
+from gimseg.correction.rounds import Correction
 from gimseg.errors import CorrectionError
+from gimseg.labelled_scenes import LabelledScene
 from gimseg.legend import BACKGROUND, UNLABELLED, Legend
+from gimseg.models import Model
 from gimseg.outputs import staged
 from gimseg.rasters import RasterView, Roi
 from gimseg.vector_formats import find_kind, layer_names
@@ -26,6 +30,7 @@ from gimseg.vectors import Shapes
 _BLOCK = 1024
 # An area that is mostly beyond the image was drawn in the wrong place.
 _MOSTLY = 0.5
+_NOTHING = "it labels no pixel of the raster: draw an area of interest, an object or a point"
 
 
 @dataclass(frozen=True)
@@ -79,16 +84,61 @@ def check_drawing(
     findings += _beyond_the_image(areas, view)
     pixels = _count(drawing, view)
     if not sum(pixels.values()):
-        findings.append(
-            _whole("it labels no pixel of the raster: draw an area of interest, an object or a point", True)
-        )
+        findings.append(replace(_whole(_NOTHING, True), of_raster=True))
     changes = None
     if PREDICTION in layer_names(path):
         changes = _changes(areas, objects, predicted, legend)
         if not changes.any:
             findings.append(_whole("nothing was changed: it confirms the prediction in its areas", False))
-    order = sorted(findings, key=lambda one: (not one.fatal, one.layer, one.feature))
-    return Checked(tuple(order), changes, pixels)
+    return Checked(_in_order(findings), changes, pixels)
+
+
+def check_correction(correction: Correction, model: Model) -> Checked:
+    """Look at all of a correction, on each of its rasters.
+
+    Raises:
+        GimsegError: a layer or a raster cannot be read at all.
+    """
+    scenes = open_rasters(correction, model.recipe)
+    if correction.truth is not None:
+        return _check_dataset(scenes)
+    crs, legend = correction.opening.vector_crs, model.recipe.legend
+    each = [check_drawing(correction.gpkg, scene.view, legend, vector_crs=crs) for scene in scenes]
+    return _together(each)
+
+
+def _together(each: Sequence[Checked]) -> Checked:
+    """What holds of a drawing on several rasters: a feature may lie on any one of them."""
+    pixels = {name: sum(one.pixels[name] for one in each) for name in each[0].pixels}
+    here = [{(item.layer, item.feature) for item in one.findings if item.of_raster} for one in each]
+    everywhere = set.intersection(*here)
+    findings = {
+        (item.layer, item.feature, item.problem): item
+        for one in each
+        for item in one.findings
+        if not item.of_raster or (item.layer, item.feature) in everywhere
+    }
+    return Checked(_in_order(findings.values()), each[0].changes, pixels)
+
+
+def _check_dataset(scenes: Sequence[LabelledScene]) -> Checked:
+    """What its files say of themselves, and whether anything is labelled."""
+    notes = dict.fromkeys(note for scene in scenes for note in scene.notes)
+    findings = [_whole(note, False) for note in notes]
+    legend = scenes[0].legend
+    counts = np.zeros(256, np.int64)
+    for scene in scenes:
+        for top in range(0, scene.shape[0], _BLOCK):
+            strip = (slice(top, min(top + _BLOCK, scene.shape[0])), slice(0, scene.shape[1]))
+            counts += np.bincount(scene.read(strip)[1].ravel(), minlength=256)
+    pixels = _named(counts, legend)
+    if not sum(pixels.values()):
+        findings.append(_whole(_NOTHING, True))
+    return Checked(_in_order(findings), None, pixels)
+
+
+def _in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    return tuple(sorted(findings, key=lambda one: (not one.fatal, one.layer, one.feature or 0)))
 
 
 def fix_drawing(path: str | os.PathLike[str], view: RasterView, legend: Legend) -> int:
@@ -140,7 +190,7 @@ def _fix_layer(path: Path, layer: str, geobox: GeoBox, legend: Legend) -> int:
 
 
 def _whole(problem: str, fatal: bool) -> Finding:
-    return Finding("drawing", 0, (float("nan"), float("nan")), problem, fatal)
+    return Finding("drawing", None, (float("nan"), float("nan")), problem, fatal)
 
 
 def _changes(areas: Features, objects: Features, predicted: Features, legend: Legend) -> Changes:
@@ -172,7 +222,7 @@ def _beyond_the_image(areas: Features, view: RasterView) -> Iterator[Finding]:
         if pixels and seen < pixels * (1 - _MOSTLY):
             point = shapely.point_on_surface(shape)
             problem = f"{1 - seen / pixels:.0%} of it is beyond the image, where nothing can be learned"
-            yield Finding(AOI, feature, (point.x, point.y), problem, fatal=not seen)
+            yield Finding(AOI, feature, (point.x, point.y), problem, fatal=not seen, of_raster=True)
 
 
 def _burn(shape: shapely.Geometry, view: RasterView, roi: Roi) -> np.ndarray:
@@ -190,8 +240,12 @@ def _count(drawing: Drawing, view: RasterView) -> dict[str, int]:
         if (labels != UNLABELLED).any():
             labels[~view.read(roi).valid] = UNLABELLED
             counts += np.bincount(labels.ravel(), minlength=256)
-    named = {"background": BACKGROUND, **dict(zip(drawing.legend.names, drawing.legend.values, strict=True))}
-    return {name: int(counts[value]) for name, value in named.items()}
+    return _named(counts, drawing.legend)
+
+
+def _named(counts: np.ndarray, legend: Legend) -> dict[str, int]:
+    values = {"background": BACKGROUND, **dict(zip(legend.names, legend.values, strict=True))}
+    return {name: int(counts[value]) for name, value in values.items()}
 
 
 def _blocks(features: Features, view: RasterView) -> Iterator[Roi]:

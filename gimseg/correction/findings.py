@@ -34,26 +34,29 @@ class Finding:
 
     Attributes:
         layer: of the feature.
-        feature: its id in the layer, as QGIS shows it.
+        feature: its id in the layer, as QGIS shows it; None for what holds of all.
         place: x and y in the raster's CRS, where to look; NaN for what has no place.
         problem: what it is.
         fatal: the training is refused; else it is only odd.
         fixable: :func:`gimseg.correction.checking.fix_drawing` mends it without guessing.
+        of_raster: another raster of the correction may be the one that was meant.
     """
 
     layer: str
-    feature: int
+    feature: int | None
     place: tuple[float, float]
     problem: str
     fatal: bool = True
     fixable: bool = False
+    of_raster: bool = False
 
     def text(self) -> str:
         """A line for people."""
         x, y = self.place
         where = "" if np.isnan(x) else f" at {x:.10g}, {y:.10g}"
         kind = "error" if self.fatal else "warning"
-        return f"{kind}: {self.layer}, feature {self.feature}{where}: {self.problem}"
+        feature = "" if self.feature is None else f", feature {self.feature}"
+        return f"{kind}: {self.layer}{feature}{where}: {self.problem}"
 
 
 class Features(NamedTuple):
@@ -155,10 +158,10 @@ def _places(features: Features, geobox: GeoBox) -> Iterator[Finding]:
             continue
         if not frame.intersects(shape):
             problem = "it lies outside the raster, and labels nothing there: is its CRS right?"
-            yield Finding(features.layer, feature, _inside(shape), problem, fatal=features.layer == AOI)
+            yield Finding(features.layer, feature, _inside(shape), problem, features.layer == AOI, of_raster=True)
         elif not frame.contains(shapely.box(*shape.bounds)):
             problem = "it reaches beyond the raster, where it labels nothing"
-            yield Finding(features.layer, feature, _inside(shape), problem, fatal=False)
+            yield Finding(features.layer, feature, _inside(shape), problem, fatal=False, of_raster=True)
 
 
 def _slivers(features: Features, geobox: GeoBox) -> Iterator[Finding]:

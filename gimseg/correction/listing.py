@@ -1,0 +1,110 @@
+"""The rounds of a project, for people: what became of each, and what it was worth."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from gimseg.correction.rounds import Correction, Project
+from gimseg.deployments import Deployment
+
+_COLUMNS = ("", "correction", "started", "state", "held-out IoU", "verdict", "model")
+
+
+@dataclass(frozen=True)
+class Round:
+    """One line of the list.
+
+    Args:
+        id: of the correction.
+        started: when, ISO 8601.
+        state: ``drawn``, ``trained``, ``reported`` or ``accepted``.
+        deployed: its model is the project's.
+        before: score on the ground that was held out of it; None: not scored yet.
+        after: of its model.
+        passed: what the gate said; None: nothing yet.
+        parent: model that it corrects.
+    """
+
+    id: str
+    started: str
+    state: str
+    deployed: bool = False
+    before: float | None = None
+    after: float | None = None
+    passed: bool | None = None
+    parent: str = ""
+
+    @classmethod
+    def of(cls, correction: Correction, deployment: Deployment | None) -> Round:
+        """From the files of a correction."""
+        accepted = deployment is not None and correction.id in deployment.ids
+        states = {"accepted": accepted, "reported": correction.metrics.exists(), "trained": correction.model.exists()}
+        state = next((name for name, reached in states.items() if reached), "drawn")
+        last = deployment is not None and deployment.model == f"{correction.id}/{correction.model.name}"
+        before, after, passed = _scores(correction.metrics)
+        return cls(correction.id, correction.started, state, last, before, after, passed, correction.parent)
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """As people read it."""
+        scores = "" if self.before is None or self.after is None else f"{self.before:.3f} → {self.after:.3f}"
+        verdict = {None: "", True: "better", False: "held back"}[self.passed]
+        when = self.started.replace("T", " ")[:16]
+        return ("*" if self.deployed else "", self.id, when, self.state, scores, verdict, f"from {self.parent}")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All rounds of a project.
+
+    Args:
+        rounds: by the time of their start.
+        deployed: the model that the project works with; None: nothing was accepted yet.
+    """
+
+    rounds: tuple[Round, ...]
+    deployed: str | None
+
+    def text(self) -> str:
+        """A table for people, the deployed round marked with a star.
+
+        Example:
+            >>> print(Listing((), None).text())
+            no corrections yet: begin one with gimseg correct start
+        """
+        if not self.rounds:
+            return "no corrections yet: begin one with gimseg correct start"
+        table = [_COLUMNS, *(item.cells for item in self.rounds)]
+        wide = [max(len(row[column]) for row in table) for column in range(len(_COLUMNS))]
+        lines = ["  ".join(cell.ljust(size) for cell, size in zip(row, wide, strict=True)).rstrip() for row in table]
+        model = "nothing accepted yet" if self.deployed is None else f"deployed model: {self.deployed}"
+        return "\n".join([*lines, model])
+
+
+def listed(project: str | os.PathLike[str] = ".") -> Listing:
+    """The corrections of a project, with their states and scores.
+
+    Args:
+        project: folder that holds ``corrections/``.
+
+    Raises:
+        CorrectionError: a file of it is damaged.
+    """
+    home = Project(Path(project))
+    deployment = home.deployment()
+    return Listing(tuple(Round.of(item, deployment) for item in home.corrections()), home.deployed())
+
+
+def _scores(metrics: Path) -> tuple[float | None, float | None, bool | None]:
+    """Before, after, and what the gate said; None what a report does not hold."""
+    try:
+        told = json.loads(metrics.read_text(encoding="utf-8"))
+        passed = told["verdict"]["passed"]
+        held = told["held_out"]
+        scores = held["deployed_threshold"] if held else {"before": {"score": None}, "after": {"score": None}}
+        return scores["before"]["score"], scores["after"]["score"], passed
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, None, None

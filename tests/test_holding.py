@@ -1,0 +1,114 @@
+"""Which corrected ground is held out: a quarter, by its place alone, and some of it on each side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import shapely
+from hypothesis import given
+from hypothesis import strategies as st
+from odc.geo.geobox import GeoBox
+from worlds import noise, north_up, write_raster
+
+from gimseg.correction.drawing import Drawing
+from gimseg.correction.holding import DrawnBlocks, block_side, hold_out_blocks
+from gimseg.labelled_scenes import LabelledScene
+from gimseg.legend import Legend
+from gimseg.rasters import open_raster
+from gimseg.sampling import GroundBlocks
+from gimseg.vectors import Shapes
+
+ROOF = Legend.binary("roof")
+BLOCK = 32
+"""Side of a block of a model with windows of 64 px of 1 m, m."""
+LEFT, TOP = 500_032.0, 5_000_000.0
+WHOLE = DrawnBlocks()
+
+
+def scene(path: Path, *areas: shapely.Geometry, shape: tuple[int, int] = (256, 256)) -> LabelledScene:
+    """An image of 1 m with areas of interest in it, in metres from its upper left corner."""
+    raster = open_raster(write_raster(path, noise((1, *shape)), transform=north_up(1.0, left=LEFT, top=TOP)))
+    placed = np.array([shapely.transform(area, lambda xy: xy * (1, -1) + (LEFT, TOP)) for area in areas], object)
+    crs = raster.geobox.crs
+    none = Shapes(np.empty(0, object), np.empty(0, np.uint8), crs)
+    drawing = Drawing(ROOF, Shapes(placed, np.ones(len(areas), np.uint8), crs), none, none, none, none)
+    return LabelledScene("one", raster, raster.on(raster.geobox), ROOF, drawing=drawing)
+
+
+def held(scenes: tuple[LabelledScene, ...]) -> list[np.ndarray]:
+    """Labelled pixels of each split, bool (rows, cols) of each scene."""
+    planes = []
+    for item in scenes:
+        whole = (slice(0, item.shape[0]), slice(0, item.shape[1]))
+        planes += [item.read(whole, split)[1] != 255 for split in ("train", "val")]
+    return planes
+
+
+@given(column=st.integers(-(2**40), 2**40), row=st.integers(-(2**40), 2**40))
+def test_one_of_each_group_of_four_is_held_out(column: int, row: int) -> None:
+    group = [(2 * column + right, 2 * row + up) for right in (0, 1) for up in (0, 1)]
+    assert sum(number in WHOLE for number in group) == 1
+
+
+def test_all_places_of_a_group_are_drawn_alike() -> None:
+    places = [(column % 2, row % 2) for column in range(80) for row in range(80) if (column, row) in WHOLE]
+    counts = [places.count((right, up)) for right in (0, 1) for up in (0, 1)]
+    assert sum(counts) == 1600 and min(counts) > 340
+
+
+def test_each_labelled_pixel_is_in_one_split(tmp_path: Path) -> None:
+    train, val = held(hold_out_blocks([scene(tmp_path / "a.tif", shapely.box(10, 20, 230, 240))], 1.0, 64))
+    assert not (train & val).any()
+    assert (train | val).sum() == 220 * 220
+    assert 0.2 < val.sum() / (220 * 220) < 0.3
+
+
+def test_another_correction_moves_nothing(tmp_path: Path) -> None:
+    one = scene(tmp_path / "a.tif", shapely.box(0, 0, 128, 128))
+    other = scene(tmp_path / "b.tif", shapely.box(100, 100, 256, 256))
+    both = scene(tmp_path / "c.tif", shapely.box(0, 0, 128, 128), shapely.box(100, 100, 256, 256))
+    alone, there, together = (held(hold_out_blocks([item], 1.0, 64))[1] for item in (one, other, both))
+    np.testing.assert_array_equal(alone | there, together)
+
+
+def test_the_raster_it_is_seen_on_moves_nothing(tmp_path: Path) -> None:
+    whole = scene(tmp_path / "a.tif", shapely.box(0, 0, 256, 256))
+    roi = (slice(37, 199), slice(50, 143))
+    crop = hold_out_blocks([whole.crop(roi)], 1.0, 64)
+    np.testing.assert_array_equal(held(crop)[1], held(hold_out_blocks([whole], 1.0, 64))[1][roi])
+
+
+@pytest.mark.parametrize("column", range(4))
+@pytest.mark.parametrize("wide", [40, 64])
+def test_two_blocks_are_one_on_each_side(tmp_path: Path, column: int, wide: int) -> None:
+    """Whatever the draw says of so small an area."""
+    left = BLOCK * 2 * column
+    area = shapely.box(left, 0, left + wide, BLOCK)
+    train, val = held(hold_out_blocks([scene(tmp_path / "a.tif", area)], 1.0, 64))
+    assert train.any() and val.any() and (train | val).sum() == wide * BLOCK
+
+
+@pytest.mark.parametrize("column", range(4))
+def test_a_single_block_is_learned_from(tmp_path: Path, column: int) -> None:
+    area = shapely.box(column * BLOCK, 0, (column + 1) * BLOCK, BLOCK)
+    train, val = held(hold_out_blocks([scene(tmp_path / "a.tif", area)], 1.0, 64))
+    assert train.sum() == BLOCK**2 and not val.any()
+
+
+def test_the_side_of_a_block_depends_on_the_crs_alone() -> None:
+    """Where in web Mercator a raster lies changes the size of its pixels, and no block."""
+    north, south = (GeoBox.from_bbox((0, y, 100, y + 100), "EPSG:3857", resolution=0.37) for y in (0.0, 9e6))
+    assert block_side(north, 0.3, 256) == block_side(south, 0.3, 256) == 128 * 0.3
+    degrees = GeoBox.from_bbox((0, 0, 1, 1), "EPSG:4326", resolution=0.01)
+    assert block_side(degrees, 0.3, 256) == pytest.approx(128 * 0.3 / 111_320)
+    feet = GeoBox.from_bbox((0, 0, 1000, 1000), "EPSG:2263", resolution=1)
+    assert block_side(feet, 0.3, 256) == pytest.approx(128 * 0.3 / 0.3048, rel=1e-4)
+
+
+def test_blocks_are_told_by_number() -> None:
+    grid = GeoBox.from_bbox((-40, -40, 40, 40), "EPSG:32633", resolution=1)
+    x, y = GroundBlocks(32.0, WHOLE).numbers(grid)
+    assert x.tolist() == [-2] * 8 + [-1] * 32 + [0] * 32 + [1] * 8
+    assert y.tolist() == x[::-1].tolist()
