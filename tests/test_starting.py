@@ -74,7 +74,7 @@ def test_objects_are_the_prediction_in_the_areas(model: Path, tmp_path: Path) ->
     known = labels != 255
     assert known.sum() == 60 * 50
     # Outlines are simplified within a pixel.
-    assert (labels[known] == truth[known]).mean() > 0.97
+    assert (labels[known] == truth[known]).mean() > 0.93
 
 
 def test_the_geopackage_has_all_layers_and_nothing_is_changed_yet(model: Path, tmp_path: Path) -> None:

@@ -174,8 +174,10 @@ class _Stage:
         opening, legend = self.correction.opening, self.model.recipe.legend
         folder = self.folder / f".predicted_{self.correction.rasters.index(raster.path)}"
         folder.mkdir(exist_ok=True)
-        # Stairs of pixels are no outlines to edit; neighbours of two classes must not overlap for it.
-        shaping = {"simplify_m": self.model.recipe.resolution, "coverage": not legend.is_binary} if raster.crs else {}
+        # Stairs of pixels, 0.7 px deep, are no outlines to edit; neighbours of two classes must not overlap for it.
+        shaping = (
+            {"simplify_m": 0.7 * self.model.recipe.resolution, "coverage": not legend.is_binary} if raster.crs else {}
+        )
         path = folder / "objects.gpkg"
         deliver(
             raster.path,
