@@ -33,7 +33,7 @@ from gimseg.outputs import check_writable
 from gimseg.progress import Progress, silent
 from gimseg.radiometry import levels
 from gimseg.rasters import Pixels
-from gimseg.sampling import WindowSampler, covering_windows
+from gimseg.sampling import Draws, WindowSampler, covering_windows
 from gimseg.settings import Settings
 from gimseg.torchvision_ops import declare_missing_operators
 from gimseg.trainers import run_training
@@ -195,7 +195,7 @@ class TrainingWindows(LightningDataModule):
         self.recipe = recipe
         self.ground = ground
         self.settings = settings
-        self.sampler = WindowSampler(
+        self.sampler: Draws = WindowSampler(
             ground.train,
             settings.window,
             settings.object_share,
