@@ -238,7 +238,8 @@ def render_card(model: Model) -> str:
     recipe, legend = model.recipe, model.recipe.legend
     unit = "m" if recipe.crs_unit == "metre" else recipe.crs_unit
     lines = [
-        "---", "library_name: segmentation-models-pytorch", "pipeline_tag: image-segmentation",
+        "---", f"library_name: {'gimseg' if _is_own(model) else 'segmentation-models-pytorch'}",
+        "pipeline_tag: image-segmentation",
         "tags: [gimseg, geospatial, semantic-segmentation]", "---", "",
         f"# {model.name}", "",
         f"Segments {', '.join(legend.names)} in georeferenced images. Made with gimseg {__version__}.", "",
@@ -257,8 +258,13 @@ def render_card(model: Model) -> str:
     return "\n".join(lines)
 
 
+def _is_own(model: Model) -> bool:
+    """Whether its network is one that segmentation-models-pytorch does not have."""
+    return str((model.architecture or {}).get("name", "")).lower() in OWN
+
+
 def _how_to_load(model: Model) -> list[str]:
-    if str((model.architecture or {}).get("name", "")).lower() in OWN:
+    if _is_own(model):
         return ["from gimseg import Model", 'network = Model.load("this-folder").network']
     return ["import segmentation_models_pytorch as smp", 'network = smp.from_pretrained("this-folder")']
 

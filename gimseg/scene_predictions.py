@@ -66,6 +66,7 @@ class ModelPredictions:
         self._predictor = predictor
 
     def blocks(self, scene: LabelledScene, wanted: Callable[[Roi], bool]) -> Iterator[Predicted]:
+        """See :meth:`Predictions.blocks`."""
         legend = self._predictor.model.recipe.legend
         found = self._predictor.blocks(scene.view, _MODEL_BLOCK, products=Products(probabilities=True), wanted=wanted)
         for roi, planes in found:
@@ -87,6 +88,7 @@ class ReadyMasks:
         self._path(scene)
 
     def blocks(self, scene: LabelledScene, wanted: Callable[[Roi], bool]) -> Iterator[Predicted]:
+        """See :meth:`Predictions.blocks`."""
         view = open_raster(self._path(scene), bands=(1,)).on(scene.geobox, "nearest")
         for roi in chunks(scene.shape, _BLOCK, _BLOCK):
             if wanted(roi):

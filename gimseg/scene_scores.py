@@ -135,9 +135,18 @@ class SceneScorer:
             for key, counter, table in zip(self._keys, counters, tables, strict=True):
                 windows = counter.windows()
                 if len(windows):
-                    outlines, objects = self._outlines(key, reach), self._objects(key)
-                    place = (self.scene.tag, self.scene.path, key or "all", self.number)
-                    found.append(Score(*place, windows, table if with_shares else None, outlines, objects))
+                    found.append(
+                        Score(
+                            self.scene.tag,
+                            self.scene.path,
+                            key or "all",
+                            self.number,
+                            windows,
+                            probabilities=table if with_shares else None,
+                            outlines=self._outlines(key, reach),
+                            objects=self._objects(key),
+                        )
+                    )
         return found
 
     def overview(self) -> Overview:

@@ -11,8 +11,10 @@ import numpy as np
 from gimseg.charts import SERIES, Line, LineChart
 from gimseg.legend import UNLABELLED, Legend
 from gimseg.pictures import blend, outcome_overlay, to_rgb
+from gimseg.probability_scores import Calibration, Scan
 from gimseg.report import (
     Block,
+    Cell,
     Chart,
     Column,
     Figures,
@@ -31,6 +33,8 @@ from gimseg.score_tables import AVERAGED, Scores, SplitScores, class_extras, met
 from gimseg.styles import SCORE_COLOURS
 
 MOST_MAPS = 12
+"""Rasters of which a map is shown, the worst."""
+_SHARES, _ABOVE = (0.0, 1.0), (0.0, 1.02)
 _SCORES = ("iou", "f1", "precision", "recall", "specificity", "mcc")
 _WITH_INTERVAL = ("iou", "f1", "precision", "recall")
 _NAMES = {"iou": "IoU", "f1": "F1", "mcc": "MCC"}
@@ -122,8 +126,8 @@ def _confusion(one: SplitScores) -> Table:
     names = ("background", *one.legend.names)
     columns = (Column("true \\ predicted"), *(Column(name, "count") for name in names), Column("recall", "share"))
     matrix, recall = one.confusion.matrix, one.confusion.recall
-    rows = tuple((name, *map(int, matrix[i]), float(recall[i])) for i, name in enumerate(names))
-    return Table(columns, rows, "Confusion, pixels", sortable=False)
+    rows: list[tuple[Cell, ...]] = [(name, *map(int, matrix[i]), float(recall[i])) for i, name in enumerate(names)]
+    return Table(columns, tuple(rows), "Confusion, pixels", sortable=False)
 
 
 def _outlines(one: SplitScores) -> Table:
@@ -153,48 +157,45 @@ def _curves(one: SplitScores) -> Iterator[Block]:
     assert table is not None
     for number, name in enumerate(one.legend.names):
         scan, calibration = table.scan(number), table.calibration(number)
-        best = scan.best_threshold
-        if np.isnan(best):
+        if np.isnan(scan.best_threshold):
             continue
-        mark = (best, float(np.nanmax(scan.iou)))
-        lines = [Line("IoU", scan.thresholds, scan.iou, mark=mark)]
-        lines += [Line(what, scan.thresholds, getattr(scan, what)) for what in ("precision", "recall")]
-        curve = Line(f"average precision {scan.average_precision:.3f}", scan.recall, scan.precision)
-        sure = Line(
-            f"error {calibration.expected_error:.3f}", calibration.confidence, calibration.share, colour=SERIES[2]
-        )
-        unit, high = (0.0, 1.0), (0.0, 1.02)
-        panels = (
-            LineChart(f"{name}: threshold", "threshold", "score", tuple(lines), unit, high),
-            LineChart(f"{name}: precision and recall", "recall", "precision", (curve,), unit, high),
-            LineChart(
-                f"{name}: calibration",
-                "probability",
-                "share that is true",
-                (Line("", unit, unit, dashed=True), sure),
-                unit,
-                high,
-            ),
-            _histogram(name, calibration.pixels),
-        )
-        yield Chart(panels, f"The IoU of {name} is highest, {mark[1]:.3f}, at a threshold of {best:.3f}.")
-    scan = table.scan(0)
+        panels = (_thresholds(name, scan), _precision(name, scan), _calibration(name, calibration))
+        best = f"highest, {np.nanmax(scan.iou):.3f}, at a threshold of {scan.best_threshold:.3f}"
+        yield Chart((*panels, _histogram(name, calibration.pixels)), f"The IoU of {name} is {best}.")
     if one.legend.is_binary:
-        chosen = range(25, len(scan.thresholds), 25)
-        cells = zip(scan.thresholds, scan.iou, scan.f1, scan.precision, scan.recall, strict=True)
-        rows = [tuple(map(float, row)) for number, row in enumerate(cells) if number in chosen]
-        columns = (
-            Column("threshold", "number"),
-            *(Column(name, "share") for name in ("IoU", "F1", "precision", "recall")),
-        )
-        yield Table(columns, tuple(rows), "Scores by threshold")
+        yield _threshold_table(table.scan(0))
+
+
+def _thresholds(name: str, scan: Scan) -> LineChart:
+    best = (scan.best_threshold, float(np.nanmax(scan.iou)))
+    lines = [Line("IoU", scan.thresholds, scan.iou, mark=best)]
+    lines += [Line(what, scan.thresholds, getattr(scan, what)) for what in ("precision", "recall")]
+    return LineChart(f"{name}: threshold", "threshold", "score", tuple(lines), _SHARES, _ABOVE)
+
+
+def _precision(name: str, scan: Scan) -> LineChart:
+    line = Line(f"average precision {scan.average_precision:.3f}", scan.recall, scan.precision)
+    return LineChart(f"{name}: precision and recall", "recall", "precision", (line,), _SHARES, _ABOVE)
+
+
+def _calibration(name: str, calibration: Calibration) -> LineChart:
+    told = f"error {calibration.expected_error:.3f}"
+    found = Line(told, calibration.confidence, calibration.share, colour=SERIES[2])
+    lines = (Line("", _SHARES, _SHARES, dashed=True), found)
+    return LineChart(f"{name}: calibration", "probability", "share that is true", lines, _SHARES, _ABOVE)
+
+
+def _threshold_table(scan: Scan) -> Table:
+    columns = [Column("threshold", "number"), *(Column(name, "share") for name in ("IoU", "F1", "precision", "recall"))]
+    cells = np.column_stack([scan.thresholds, scan.iou, scan.f1, scan.precision, scan.recall])[25::25]
+    return Table(tuple(columns), tuple(tuple(map(float, row)) for row in cells), "Scores by threshold")
 
 
 def _histogram(name: str, pixels: np.ndarray) -> LineChart:
     edges = np.linspace(0, 1, len(pixels) + 1)
     heights = np.repeat(np.where(pixels > 0, pixels / max(pixels.sum(), 1), np.nan), 2)
     line = Line("", np.repeat(edges, 2)[1:-1], heights, colour=SERIES[4])
-    return LineChart(f"{name}: how sure", "probability", "share of pixels", (line,), (0, 1), (0, 1.02))
+    return LineChart(f"{name}: how sure", "probability", "share of pixels", (line,), _SHARES, _ABOVE)
 
 
 def _rasters(scores: Scores) -> Table:
@@ -205,7 +206,7 @@ def _rasters(scores: Scores) -> Table:
         *map(_column, ("iou", "f1", "precision", "recall")),
     ]
     columns += [Column("loss", "number", "mean cross-entropy, nats"), Column("labelled pixels", "count")]
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for row in sorted(scores.rows, key=lambda row: np.nan_to_num(row.confusion.mean_iou, nan=2)):
         table = row.confusion
         means = [table.average(score) for score in ("iou", "f1", "precision", "recall")]
@@ -276,5 +277,4 @@ def score_overlay(row: Score, overview: Overview) -> np.ndarray:
 
 
 def _column(score: str) -> Column:
-    kind = "number" if score == "mcc" else "share"
-    return Column(_NAMES.get(score, score), kind, _MEANINGS[score])
+    return Column(_NAMES.get(score, score), "number" if score == "mcc" else "share", _MEANINGS[score])

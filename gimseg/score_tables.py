@@ -23,7 +23,8 @@ from gimseg.scene_scores import Reach, Score
 AVERAGED = ("iou", "f1", "precision", "recall", "specificity")
 """Scores that are averaged over classes, macro and micro."""
 _FEW_UNITS = 10
-_LOWEST, _HIGHEST = 0.95, 1.0
+_SCORED = ("IoU", "F1", "precision", "recall", "MCC", "outline F1", "object F1")
+_HEAD = ("raster", "split", "class", *_SCORED, "pixels")
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,26 +165,13 @@ class Scores:
 
     def table(self) -> str:
         """Scores as lines of text: one a raster and class, one a split and class, and what else is known of each."""
-        head = (
-            "raster",
-            "split",
-            "class",
-            "IoU",
-            "F1",
-            "precision",
-            "recall",
-            "MCC",
-            "outline F1",
-            "object F1",
-            "pixels",
-        )
-        lines = [head]
+        lines: list[tuple[str, ...]] = [_HEAD]
         for row in self.rows:
             lines += _lines(os.path.basename(row.path), SplitScores(row.split, self.legend, (row,), self.reach))
         for one in self.together:
             if len(one.rows) > 1:
                 lines += _lines("together", one)
-        widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
         rows = [
             "  ".join(
                 cell.ljust(width) if column < 3 else cell.rjust(width)
@@ -205,8 +193,8 @@ def class_extras(one: SplitScores, number: int) -> dict[str, Any]:
             "precision": table.precision(distance),
             "recall": table.recall(distance),
             "iou": table.iou(distance),
-            "hausdorff_m": table.hausdorff_m(_HIGHEST),
-            "hausdorff_95_m": table.hausdorff_m(_LOWEST),
+            "hausdorff_m": table.hausdorff_m(),
+            "hausdorff_95_m": table.hausdorff_m(0.95),
             "reach_m": one.reach.reach_m,
         }
     if one.objects:

@@ -86,6 +86,7 @@ LAYERS = (
     "training_ground",
     "fitting",
     "trainers",
+    "training_state",
     "exemplars",
     "training",
     "rate_finder",

@@ -56,12 +56,13 @@ def test_peak_memory_does_not_grow_with_the_raster(high: bool, kind: str, tmp_pa
     assert peaks[1] < 2000
 
 
-def test_nor_where_it_is_resampled(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [("2",), ("2", "all")], ids=["classes", "all products, as the input"])
+def test_nor_where_it_is_resampled(options: tuple[str, ...], tmp_path: Path) -> None:
     peaks = []
     for length in (25_000, 100_000):
         raster = sparse_raster(tmp_path / f"{length}.tif", (4096, length), **STRIPS)
-        peaks.append(peak(raster, tmp_path / f"{length}_mask.tif", "2"))
-    print("resampled strips", peaks)
+        peaks.append(peak(raster, tmp_path / f"{length}_mask.tif", *options))
+    print("resampled strips", options, peaks)
     assert peaks[1] < 1.1 * peaks[0]
 
 
