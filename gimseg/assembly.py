@@ -21,10 +21,14 @@ from gimseg.preflight import Plan
 from gimseg.products import SCALE
 from gimseg.progress import Progress
 from gimseg.rasters import Bands, RasterWriter, Roi, new_raster
+from gimseg.refined_planes import RefinedPlanes, pixel_sides
+from gimseg.renewal import FINGERPRINT_TAG, REFINE_TAG
 from gimseg.tiling import chunks, roi_shape
 
 RUN_TAG = "gimseg_run"
 """Tag of a mask that names its run: `Plan.run_id`."""
+OLDER_TAG = "gimseg_older_model"
+"""Tag of a mask of which a part only was predicted again: what made the rest."""
 
 
 def assemble(plan: Plan, parts: Parts, progress: Progress) -> np.ndarray:
@@ -37,11 +41,11 @@ def assemble(plan: Plan, parts: Parts, progress: Progress) -> np.ndarray:
     ready.mkdir()
     counts = np.zeros(256, np.int64)
     total, done = float(np.prod(plan.shape)) / 1e6, 0.0
-    read = plane_reader(plan, lambda roi: parts.read(roi, plan.blocks.at(roi)))
+    read = plane_reader(plan, _together(plan, lambda roi: parts.read(roi, plan.blocks.at(roi))))
     with ExitStack() as stack:
         files = [(planes, stack.enter_context(writer)) for planes, writer in _writers(plan, ready)]
         # Whole tiles, always in the same order: the bytes do not tell how large the blocks were.
-        for roi in chunks(plan.shape, 512, 4096):
+        for roi in chunks(plan.shape, *_region(plan)):
             values = read(roi)
             for planes, raster in files:
                 raster.write(values[planes], roi)
@@ -52,10 +56,40 @@ def assemble(plan: Plan, parts: Parts, progress: Progress) -> np.ndarray:
     return counts
 
 
+def _together(plan: Plan, read: ReadPlanes) -> ReadPlanes:
+    """Reads what was predicted, and from the older mask what was not to be."""
+    renewal = plan.renewal
+    if renewal is None:
+        return read
+
+    def read_both(roi: Roi) -> np.ndarray:
+        new = renewal.mask(roi)
+        if new.all():
+            return read(roi)
+        older = renewal.older.read(roi, plan.planes, plane_slices(plan))
+        return np.where(new, read(roi), older) if new.any() else older
+
+    return read_both
+
+
+def _region(plan: Plan) -> tuple[int, int]:
+    """Rows and columns that are written at once: more where much around them is read too."""
+    chain = plan.options.refinement
+    return (2048, 4096) if chain.steps and chain.margin(pixel_sides(chain, plan.target)) > 128 else (512, 4096)
+
+
 def plane_reader(plan: Plan, read: ReadPlanes) -> ReadPlanes:
     """Reads planes on the grid of the mask from those that were predicted."""
-    if not plan.matches:
+    if plan.matches:
+        read = _matched(plan, read)
+    chain = plan.options.refinement
+    if not chain.steps:
         return read
+    image = plan.raster.on(plan.target).read if plan.matches else plan.view.read
+    return RefinedPlanes(read, chain, plan.target, plan.products, plan.recipe, image).read
+
+
+def _matched(plan: Plan, read: ReadPlanes) -> ReadPlanes:
     matched = MatchedPlanes(read, plan.geobox, plan.target, plan.products, plan.recipe)
 
     def read_matched(roi: Roi) -> np.ndarray:
@@ -105,14 +139,16 @@ def _tags(plan: Plan) -> dict[str, str]:
     return {
         "TIFFTAG_SOFTWARE": f"gimseg {__version__}",
         MODEL_TAG: model["name"],
-        "gimseg_model_fingerprint": model["fingerprint"],
+        FINGERPRINT_TAG: model["fingerprint"],
         "gimseg_raster": Path(plan.raster.path).name,
         "gimseg_resolution": " ".join(f"{size:.9g}" for size in plan.resolution),
         "gimseg_window": " ".join(map(str, plan.lattice.window)),
         "gimseg_halo": str(plan.lattice.halo),
         "gimseg_backend": plan.engine.backend,
         RUN_TAG: plan.run_id,
+        **({REFINE_TAG: str(plan.options.refinement)} if plan.options.refinement.steps else {}),
         LEGEND_TAG: json.dumps(plan.legend.to_dict()),
+        **({} if plan.renewal is None else {OLDER_TAG: plan.renewal.older.origin}),
         **_date(plan),
     }
 

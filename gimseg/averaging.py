@@ -185,6 +185,22 @@ def combine_models(models: Sequence[Model], augmentations: Augmentations | None 
     return Model(network.eval(), recipe, provenance={"name": name})
 
 
+def members(model: Model) -> tuple[Model, ...]:
+    """What a model is the mean of: one for each network and view, for the same images in the same windows.
+
+    Returns:
+        the model alone where it is no mean.
+    """
+    network = model.network
+    if not isinstance(network, AveragedNetwork):
+        return (model,)
+    return tuple(
+        Model(AveragedNetwork([part], [first], [view], network.stride).eval(), model.recipe, provenance=part.provenance)
+        for part, first in zip(network.models, network.first_bands, strict=True)
+        for view in network.seen
+    )
+
+
 def _combined_recipe(
     recipes: Sequence[Recipe], normalised: Sequence[tuple[tuple[float, ...], tuple[float, ...]]]
 ) -> Recipe:

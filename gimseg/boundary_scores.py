@@ -84,6 +84,8 @@ class BoundaryTable:
             raise LossError(f"truth is {labels.shape}, prediction {guesses.shape}; needed is one (rows, cols)")
         known = (labels != UNLABELLED) & (guesses != UNLABELLED)
         masks = [(plane == value) & known for plane in (labels, guesses)]
+        if not (masks[0].any() or masks[1].any()):
+            return table
         outlines = [mask & binary_dilation(known & ~mask, _CROSS) for mask in masks]
         core = core or (slice(None), slice(None))
         for counts, own, other in ((table.true, 0, 1), (table.predicted, 1, 0)):

@@ -28,7 +28,7 @@ from gimseg.command_options import (
 )
 from gimseg.correct_commands import correct
 from gimseg.errors import GimsegError
-from gimseg.prediction_options import polygon_options, product_options
+from gimseg.prediction_options import polygon_options, product_options, refine_option
 from gimseg.training_options import settings_options
 
 _RESUMABLE = ("train", "sweep", "predict", "correct")
@@ -151,16 +151,26 @@ def compare(runs: tuple[str, ...], data: str | None, quiet: bool, **given: Any) 
 @click.option("--mask", type=click.Path(exists=True), multiple=True, help="Score this ready mask instead of a model.")
 @click.option("--split", type=click.Choice(["train", "val", "test"]), help="Only this split; else each.")
 @click.option("-o", "--output", type=click.Path(), help="Write the scores (JSON).")
+@click.option("--report", type=click.Path(), help="Write a report (HTML): scores, curves, worst samples, maps.")
+@click.option(
+    "--samples",
+    type=click.Path(file_okay=False),
+    help="Write windows and rasters, worst first, to this folder: CSV, GeoPackage, contact sheet.",
+)
 @click.option("--plot", type=click.Path(), help="Write a picture (PNG) of hits, misses and false alarms.")
+@click.option(
+    "--boundary", "boundary_m", type=float, help="Outlines are hit within so many metres. [default: three pixels]"
+)
+@click.option("--keep-threshold", is_flag=True, help="Write the threshold with the highest IoU into the model.")
 @device_option
 @overwrite_option
 @quiet_option
-def evaluate(dataset_file: str, model: str, mask: tuple[str, ...], overwrite: bool, quiet: bool, **given: Any) -> None:
+def evaluate(dataset_file: str, model: str, mask: tuple[str, ...], quiet: bool, **given: Any) -> None:
     """Score a model or masks against DATASET_FILE (.toml)."""
     from gimseg.datasets import read_datasets
     from gimseg.evaluation import evaluate as run
 
-    scores = run(mask or model, read_datasets(dataset_file), overwrite=overwrite, progress=progress_of(quiet), **given)
+    scores = run(mask or model, read_datasets(dataset_file), progress=progress_of(quiet), **given)
     click.echo(scores.table())
 
 
@@ -252,6 +262,7 @@ def predict(rasters: tuple[str, ...], model: tuple[str, ...], output: tuple[str,
 @click.option("--threshold", type=float, help="MASK holds probabilities: polygons where they reach this.")
 @click.option("--band", help="Number or name of the band, where MASK has several.")
 @click.option("--probabilities", type=click.Path(exists=True), help="Raster for the attribute confidence.")
+@refine_option
 @polygon_options
 @overwrite_option
 @quiet_option

@@ -95,7 +95,7 @@ class Comparison:
     def rows(self) -> list[list[str]]:
         """The table, its head first."""
         scores = [f"{split} {what}" for split in self.splits for what in ("IoU", "FP", "FN", "FP/FN")]
-        table = [["run", *self.differing, "epochs", "minutes", *scores]]
+        table = [["run", *self.differing, "epochs run", "minutes", *scores]]
         for run in self.runs:
             name = run.name if run.finished else f"{run.name} (not finished)"
             cells = [name, *(_text(run.settings.get(setting)) for setting in self.differing)]
@@ -236,7 +236,8 @@ def draw_curves(comparison: Comparison, path: str | os.PathLike[str]) -> None:
                 )
         axes.set(title=title, xlabel="epoch")
         axes.grid(alpha=0.3)
-    figure.axes[0].legend(frameon=False, fontsize=8)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     with staged(path) as stage:
         figure.savefig(stage, dpi=100, format="png")
 

@@ -7,7 +7,16 @@ from typing import Any
 
 import click
 
-from gimseg.command_options import PipelineOrder, device_option, nodata_of, numbers, progress_of, quiet_option
+from gimseg.command_options import (
+    PipelineOrder,
+    device_option,
+    nodata_of,
+    numbers,
+    overwrite_option,
+    progress_of,
+    quiet_option,
+)
+from gimseg.prediction_options import polygon_options
 
 project_option = click.option(
     "--project",
@@ -27,6 +36,39 @@ def correct() -> None:
 
     Each correction has a folder, corrections/ID, in the current one.
     """
+
+
+@correct.command()
+@click.argument("raster", type=click.Path(exists=True, dir_okay=False))
+@click.option(
+    "-m",
+    "--model",
+    multiple=True,
+    default=["builtin"],
+    show_default=True,
+    help="Model folder, or a project's. Several times: where they disagree.",
+)
+@click.option("-o", "--output", required=True, type=click.Path(), help="GeoPackage to write.")
+@click.option("-n", "--count", default=10, show_default=True, help="Areas; a fifth of them at random.")
+@click.option("--older", type=click.Path(exists=True), help="An older layer: where the prediction differs from it.")
+@click.option("--side", "side_m", type=float, help="Side of an area, m. [default: what is drawn in minutes]")
+@click.option("--tta", type=click.Choice(["flips", "symmetries"]), help="Where views of the image disagree, too.")
+@click.option("--seed", default=0, show_default=True, help="Draws other random areas.")
+@click.option("--bands", help="Bands of the raster to use, as 1,2,3. [default: those of the model]")
+@click.option("--nodata", help="Value that means no data, or auto for a border that nothing declares.")
+@click.option("--crs", help="CRS of a raster that has none.")
+@click.option("--vector-crs", help="CRS of an older layer that has none.")
+@device_option
+@overwrite_option
+@quiet_option
+def suggest(raster: str, model: tuple[str, ...], output: str, quiet: bool, **given: Any) -> None:
+    """Find areas of RASTER that are worth drawing."""
+    from gimseg.correction.suggesting import suggest as run
+
+    given["bands"], given["nodata"] = numbers(given["bands"]), nodata_of(given["nodata"])
+    done = run(raster, list(model), output, progress=progress_of(quiet), **given)
+    if not quiet:
+        click.echo(done.text())
 
 
 @correct.command()
@@ -138,6 +180,81 @@ def train(ids: tuple[str, ...], dataset_files: tuple[str, ...], replay: str | No
         progress=progress_of(quiet),
         **given,
     )
+    if not quiet:
+        click.echo(done.text())
+
+
+@correct.command()
+@click.argument("id")
+@project_option
+@click.option(
+    "--test",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Dataset file of what was learned before. [default: the test windows that the model keeps]",
+)
+@click.option(
+    "--suggestions",
+    type=click.Path(exists=True),
+    help="Areas of gimseg correct suggest, for an estimate of "
+    "the accuracy everywhere. [default: suggestions.gpkg of the project]",
+)
+@click.option("--rest/--no-rest", default=True, help="Look at the rest of the raster too, which is predicted twice.")
+@device_option
+@quiet_option
+def report(id: str, quiet: bool, **given: Any) -> None:
+    """Compare the models before and after correction ID, and ask the gate."""
+    from gimseg.correction.reporting import report as run
+
+    done = run(id, progress=progress_of(quiet), **given)
+    if not quiet:
+        click.echo(done.text())
+
+
+@correct.command()
+@click.argument("id")
+@project_option
+@click.option("-r", "--raster", type=click.Path(exists=True), help="What was predicted. [default: what was drawn on]")
+@click.option(
+    "--segments",
+    multiple=True,
+    type=click.Path(),
+    help="Mask and polygons to bring up to the new model, each with its own --segments. [default: those that it names]",
+)
+@click.option(
+    "--aoi", type=click.Path(exists=True), help="Predict again inside these polygons. [default: what was drawn]"
+)
+@click.option("--everywhere", is_flag=True, help="Predict the whole raster again.")
+@click.option("--force", is_flag=True, help="Even though the gate holds the new model back.")
+@polygon_options
+@click.option("--window", type=int, help="Largest side of a window, px, as it was given to predict.")
+@click.option("--refine", help="As it was given to predict; then with --everywhere.")
+@device_option
+@click.option("--backend", default="auto", show_default=True, help="What computes: auto, torch or openvino.")
+@click.option("--precision", default="auto", show_default=True, help="As it was given to predict.")
+@click.option("--overwrite", is_flag=True, help="Replace polygons that were edited, too.")
+@quiet_option
+def accept(id: str, quiet: bool, **given: Any) -> None:
+    """Make the model of correction ID that of the project, and update what was delivered.
+
+    Options that shape polygons are to be given as they were given to predict.
+    """
+    from gimseg.correction.accepting import accept as run
+
+    done = run(id, progress=progress_of(quiet), **given)
+    if not quiet:
+        click.echo(done.text())
+
+
+@correct.command()
+@click.argument("id", required=False)
+@project_option
+@click.option("--force", is_flag=True, help="Even though a file was changed since.")
+@quiet_option
+def rollback(id: str | None, project: str, force: bool, quiet: bool) -> None:
+    """Undo the last acceptance: its model, and the files that it changed."""
+    from gimseg.correction.accepting import rollback as run
+
+    done = run(id, project=project, force=force)
     if not quiet:
         click.echo(done.text())
 

@@ -15,6 +15,7 @@ import rasterio
 from gimseg.assembly import RUN_TAG, name_counts
 from gimseg.averaging import Models
 from gimseg.cleaning import CLEANING_NAMES, Cleaning
+from gimseg.earlier import EarlierLayer, Renewed
 from gimseg.errors import GimsegError, PredictionError
 from gimseg.footprints import further_layers
 from gimseg.ground import Ground
@@ -26,6 +27,7 @@ from gimseg.preflight import Options, Plan
 from gimseg.products import Products
 from gimseg.progress import Progress, silent
 from gimseg.qgis import write_project
+from gimseg.rasters import metres_per_unit
 from gimseg.regions import Objects
 from gimseg.result_projects import Results, project_of
 from gimseg.stac import Delivered, item_path, write_item
@@ -33,6 +35,9 @@ from gimseg.styles import joint_style, share_style, write_style
 from gimseg.vector_output import driver_of
 from gimseg.vectorization import OBJECT_NAMES, Vectorized, vectorize
 from gimseg.vectors import open_layer
+
+_NEAR = 4
+"""Pixels from the ground that is predicted again, within which outlines may change."""
 
 __all__ = ["Delivery", "default_outputs", "deliver", "deliver_each", "rehearse"]
 
@@ -107,7 +112,8 @@ def deliver_each(
         stac: write a STAC item beside the mask.
         progress: told how far the work is.
         tell: told, before the first window of a raster, what will happen.
-        **options: those of :class:`gimseg.inference.Predictor` (``device``, ``tta``, ...), those of
+        **options: ``older_layer``, the polygons of an ``older`` mask; those of
+            :class:`gimseg.inference.Predictor` (``device``, ``tta``, ...), those of
             :func:`gimseg.vectorization.vectorize` that make polygons (``connectivity``,
             ``instances``, ``min_area_m2``, ...), all others see :func:`gimseg.inference.predict`.
 
@@ -117,8 +123,9 @@ def deliver_each(
     Raises:
         GimsegError: what stands in the way, before the first window where it can be known.
     """
+    older_layer = options.pop("older_layer", None)
     jobs, courier = _prepare(rasters, model, outputs, mosaic, stac, options)
-    courier = replace(courier, progress=progress, tell=tell)
+    courier = replace(courier, older_layer=older_layer, progress=progress, tell=tell)
     if len(jobs) == 1:
         return [courier.deliver(jobs[0])]
     for job in jobs:
@@ -169,6 +176,7 @@ class _Courier:
     options: Mapping[str, Any]
     shaping: Mapping[str, Any]
     stac: bool
+    older_layer: str | os.PathLike[str] | None = None
     progress: Progress = silent
     tell: Callable[[str], object] | None = None
 
@@ -240,6 +248,7 @@ class _Courier:
             job.layers,
             probabilities=files["probabilities"],
             layers=further_layers(plan) if any(driver_of(path) == "GPKG" for path in job.layers) else (),
+            earlier=self._earlier(plan),
             overwrite=bool(self.options.get("overwrite")),
             progress=self.progress,
             **self.shaping,
@@ -254,6 +263,21 @@ class _Courier:
         notes = tuple(note.replace(str(waiting), str(job.named.parent)) for note in prediction.notes)
         prediction = replace(prediction, path=job.mask or job.layers[0], notes=notes)
         return Delivery(prediction, job.mask, made), plan
+
+    def _earlier(self, plan: Plan) -> EarlierLayer | None:
+        """What was said of the polygons of the older mask."""
+        if plan.renewal is None or self.older_layer is None:
+            return None
+        steps = Cleaning(**{name: value for name, value in self.shaping.items() if name in CLEANING_NAMES})
+        pixel = max(plan.resolution)
+        # In the CRS's unit, generously: outlines near the new ground may move by as much as they are simplified.
+        metres = min(metres_per_unit(plan.geobox))
+        reach = _NEAR * pixel + (steps.simplify_m + steps.smooth_m) / metres
+        # A coverage is simplified with its neighbours, and these with theirs.
+        overwrite = steps.coverage or bool(self.options.get("overwrite"))
+        crs = None if plan.geobox.crs is None else plan.geobox.crs.proj
+        renewed = Renewed(plan.renewal.ground, crs, pixel, reach)
+        return EarlierLayer.read(self.older_layer, renewed, may_differ=overwrite)
 
     def _plan_waiting(self, job: Job, mask: Path) -> Plan:
         """The plan of a mask in a hidden folder, which is there afterwards only if the work can start."""

@@ -20,6 +20,7 @@ one, so that a caller who knows nothing of gimseg can catch it::
     ├── WorkerError        (RuntimeError)  a process that worked for this one died
     ├── ResumeError        (RuntimeError)  finished parts belong to another run
     ├── CorrectionError    (ValueError)    a correction that cannot be used
+    ├── ReportError        (ValueError)    a page whose parts do not fit
     └── OutputError        (OSError)       an output that cannot or must not be written
 """
 
@@ -88,6 +89,10 @@ class ResumeError(GimsegError, RuntimeError):
 
 class CorrectionError(GimsegError, ValueError):
     """A correction cannot be used as it was drawn or asked for."""
+
+
+class ReportError(GimsegError, ValueError):
+    """Parts of a report do not fit together."""
 
 
 class OutputError(GimsegError, OSError):

@@ -3,162 +3,130 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from gimseg.datasets import Dataset, Datasets
-from gimseg.errors import DatasetError
+from gimseg.errors import DatasetError, ModelError
 from gimseg.inference import Predictor
 from gimseg.labelled_scenes import LabelledScene
-from gimseg.legend import UNLABELLED, Legend
-from gimseg.metrics import Confusion
 from gimseg.models import Model
 from gimseg.outputs import check_outputs, staged, write_text
 from gimseg.pictures import Panel, draw_contact_sheet, outcome_overlay
 from gimseg.progress import Progress, silent
-from gimseg.rasters import RasterView, Roi, open_raster
+from gimseg.sample_lists import check_samples, list_rasters, list_windows, worst_samples, write_samples
+from gimseg.scene_predictions import ModelPredictions, Predictions, ReadyMasks
+from gimseg.scene_scores import SceneScorer, Score, choose_reach
+from gimseg.score_pages import MOST_MAPS, score_page
+from gimseg.score_tables import Scores, SplitScores, written
 
-_BLOCK = 1024
-_PICTURE_SIDE = 900
+__all__ = ["Request", "Scores", "evaluate"]
+
+PathLike = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
-class Score:
-    """The confusion matrix of one raster in one split.
+class Request:
+    """What is scored, and what is written of it.
 
     Args:
-        tag: tag of the dataset.
-        path: the raster.
-        split: ``train``, ``val``, ``test``, or ``all`` where the ground has no split.
-        confusion: classes with the background, in legend order.
+        split: only ground of this split; None: each split of its own.
+        boundary_m: an outline is hit within this distance, m; None: three pixels.
+        output: JSON file to write.
+        report: HTML file to write.
+        samples: folder to write lists of windows and rasters to, worst first: CSV, GeoPackage, contact sheet.
+        plot: PNG file to write: hits, misses and false alarms over the image.
+        keep_threshold: write the threshold with the highest IoU into the model's folder; for one class.
+        overwrite: replace outputs that exist.
+
+    Raises:
+        DatasetError: a distance that is none.
     """
 
-    tag: str
-    path: str
-    split: str
-    confusion: Confusion
+    split: str | None = None
+    boundary_m: float | None = None
+    output: PathLike | None = None
+    report: PathLike | None = None
+    samples: PathLike | None = None
+    plot: PathLike | None = None
+    keep_threshold: bool = False
+    overwrite: bool = False
 
+    def __post_init__(self) -> None:
+        if self.boundary_m is not None and not 0 < self.boundary_m < float("inf"):
+            raise DatasetError(f"boundary_m is {self.boundary_m}: a distance above 0 m is needed")
 
-@dataclass(frozen=True)
-class Scores:
-    """Scores per raster, per split and of all labelled pixels together."""
+    def check(self, inputs: Sequence[PathLike]) -> None:
+        """Refuse outputs that cannot be written.
 
-    legend: Legend
-    rows: tuple[Score, ...]
-
-    def of_split(self, split: str | None = None) -> Confusion:
-        """Pixels of all rasters of a split (None: of all splits) together."""
-        confusions = [row.confusion for row in self.rows if split in (None, row.split)]
-        return sum(confusions, Confusion.zeros(len(self.legend.classes) + 1))
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """Splits that were scored, in order."""
-        return tuple(dict.fromkeys(row.split for row in self.rows))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON takes it: ``splits``, ``rasters``; each with its confusion table."""
-        names = ("background", *self.legend.names)
-        return {
-            "splits": {split: self.of_split(split).to_dict(names) for split in self.splits},
-            "rasters": [
-                {"dataset": row.tag, "raster": row.path, "split": row.split, **row.confusion.to_dict(names)}
-                for row in self.rows
-            ],
-        }
-
-    def table(self) -> str:
-        """Scores as lines of text: one a raster and class, then one a split and class."""
-        lines: list[tuple[str, ...]] = [
-            ("raster", "split", "class", "IoU", "F1", "precision", "recall", "accuracy", "pixels")
-        ]
-        for row in self.rows:
-            lines += self._lines(os.path.basename(row.path), row.split, row.confusion)
-        for split in self.splits:
-            if sum(row.split == split for row in self.rows) > 1:
-                lines += self._lines("together", split, self.of_split(split))
-        widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-        return "\n".join(
-            "  ".join(
-                cell.ljust(width) if column < 3 else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        )
-
-    def _lines(self, name: str, split: str, confusion: Confusion) -> list[tuple[str, ...]]:
-        lines = []
-        for number, class_name in enumerate(self.legend.names, 1):
-            scores = [getattr(confusion, score)[number] for score in ("iou", "f1", "precision", "recall")]
-            cells = [_format(value) for value in (*scores, confusion.accuracy)]
-            lines.append((name, split, class_name, *cells, f"{int(confusion.support[number]):,}"))
-        return lines
+        Raises:
+            OutputError: why.
+        """
+        files = [path for path in (self.output, self.report, self.plot) if path is not None]
+        check_outputs(files, inputs, overwrite=self.overwrite)
+        if self.samples is not None:
+            check_samples(self.samples, overwrite=self.overwrite)
 
 
 def evaluate(
-    predicted: Model | str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    predicted: Model | PathLike | Sequence[PathLike],
     datasets: Dataset | Datasets,
     *,
-    split: str | None = None,
-    output: str | os.PathLike[str] | None = None,
-    plot: str | os.PathLike[str] | None = None,
     device: str = "auto",
-    overwrite: bool = False,
     progress: Progress = silent,
+    **options: Any,
 ) -> Scores:
-    """Compare predictions with ground truth, pixel by pixel where this is known.
+    """Compare predictions with ground truth, where this is known.
 
-    A model predicts at its own resolution, with its own bands. Masks are read on the
-    grid of the datasets; for each raster the first mask that meets it counts.
+    A model predicts at its own resolution, with its own bands, where there are labels. Masks
+    are read on the grid of the datasets; for each raster the first mask that meets it counts.
 
     Args:
         predicted: a model or its folder, or GeoTIFFs of class values.
         datasets: images and ground truth.
-        split: only ground of this split; None: each split of its own.
-        output: JSON file to write.
-        plot: PNG file to write: hits, misses and false alarms over the image.
         device: ``auto``, ``cpu`` or ``cuda``.
-        overwrite: replace outputs that exist.
         progress: told after each block.
+        **options: fields of :class:`Request`: ``split``, ``boundary_m``, ``output``, ``report``,
+            ``samples``, ``plot``, ``keep_threshold``, ``overwrite``.
 
     Raises:
         DatasetError: the legends differ, or no pixel of the split is labelled.
+        ModelError: the threshold is to be kept, and the model cannot hold it.
         OutputError: an output cannot be written.
         GimsegError: a raster or the model cannot be read.
 
     Returns:
         the scores.
     """
-    outputs = [path for path in (output, plot) if path is not None]
+    request = Request(**options)
     datasets = datasets if isinstance(datasets, Datasets) else Datasets((datasets,))
     masks, model = _masks_or_model(predicted)
-    check_outputs(outputs, masks, overwrite=overwrite)
+    request.check(masks)
+    if request.keep_threshold:
+        _check_keeps(model)
     if model is not None:
         _check_legend(model, datasets)
         datasets = datasets.at_resolution(model.recipe.resolution).with_bands(model.recipe.bands)
     scenes = datasets.scenes()
-    predictor = Predictor(model, device=device) if model is not None else None
-    ready = [_MaskViews(masks, scene) for scene in scenes] if predictor is None else []
-    rows, panels = [], []
-    for number, scene in enumerate(scenes):
-        blocks = predictor.blocks(scene.view) if predictor else ready[number].blocks()
-        found, panel = _score_scene(scene, blocks, split, progress)
-        rows += found
-        panels.append(panel)
-    scores = Scores(datasets.legend, tuple(rows))
-    if not scores.of_split().total:
-        raise DatasetError(f"no labelled pixel{f' in split {split}' if split else ''}: nothing can be scored")
-    if output is not None:
-        write_text(output, json.dumps(scores.to_dict(), indent=1))
-    if plot is not None:
-        with staged(plot) as path:
-            draw_contact_sheet(path, panels, columns=2, title="hits green, misses blue, false alarms red")
+    predictions = _predictions(model, masks, scenes, device)
+    with TemporaryDirectory(prefix="gimseg-evaluate-") as folder:
+        scorers = [SceneScorer(scene, n, request.split, Path(folder)) for n, scene in enumerate(scenes)]
+        reach = choose_reach(scenes, request.boundary_m)
+        rows = [row for scorer in scorers for row in scorer.score(predictions, reach, progress)]
+        if not rows:
+            told = f" in split {request.split}" if request.split else ""
+            raise DatasetError(f"no labelled pixel{told}: nothing can be scored")
+        scores = Scores(datasets.legend, tuple(rows), reach)
+        _write(request, scores, scorers, _provenance(request, model, masks, datasets))
+    if request.keep_threshold and model is not None:
+        _keep_threshold(model, scores)
     return scores
 
 
@@ -181,64 +149,96 @@ def _check_legend(model: Model, datasets: Datasets) -> None:
         )
 
 
-class _MaskViews:
-    """Ready masks as blocks of predictions on the grid of a scene."""
-
-    def __init__(self, masks: Sequence[str], scene: LabelledScene) -> None:
-        self.scene = scene
-        self.view: RasterView | None = None
-        for mask in masks:
-            raster = open_raster(mask, bands=(1,))
-            if raster.crs == scene.raster.crs and raster.geobox.extent.geom.intersects(scene.geobox.extent.geom):
-                self.view = raster.on(scene.geobox, "nearest")
-                break
-        if masks and self.view is None:
-            raise DatasetError(f"no mask of {', '.join(masks)} meets {scene.path} in CRS {scene.raster.crs}")
-
-    def blocks(self) -> Iterator[tuple[Roi, np.ndarray]]:
-        rows, cols = self.scene.shape
-        for top in range(0, rows, _BLOCK):
-            for left in range(0, cols, _BLOCK):
-                roi = (slice(top, min(top + _BLOCK, rows)), slice(left, min(left + _BLOCK, cols)))
-                pixels = self.view.read_values(roi)  # type: ignore[union-attr]
-                yield roi, np.where(pixels.valid, pixels.data[0], UNLABELLED).astype(np.uint8)
+def _predictions(
+    model: Model | None, masks: Sequence[str], scenes: Sequence[LabelledScene], device: str
+) -> Predictions:
+    if model is not None:
+        return ModelPredictions(Predictor(model, device=device))
+    ready = ReadyMasks(masks)
+    for scene in scenes:
+        ready.check(scene)
+    return ready
 
 
-def _score_scene(
-    scene: LabelledScene, blocks: Iterator[tuple[Roi, np.ndarray]], split: str | None, progress: Progress
-) -> tuple[list[Score], Panel]:
-    """Compare one scene block by block; collect a coarse picture on the way."""
-    rows, cols = scene.shape
-    step = max(1, math.ceil(max(rows, cols) / _PICTURE_SIDE))
-    coarse = (math.ceil(rows / step), math.ceil(cols / step))
-    image = np.zeros((len(scene.raster.bands), *coarse), np.float32)
-    truth, prediction = (np.full(coarse, UNLABELLED, np.uint8) for _ in range(2))
-    keys = (split,) if split else scene.split_names
-    legend, done = scene.legend, 0
-    totals = {key: Confusion.zeros(len(legend.classes) + 1) for key in keys}
-    task = f"score {os.path.basename(scene.path)}"
-    progress(task, 0, rows * cols / 1e6, "Mpx")
-    for roi, classes in blocks:
-        pixels = scene.view.read(roi)
-        seen = np.full(classes.shape, UNLABELLED, np.uint8)
-        for key in keys:
-            labels = scene.read_labels(roi, key)
-            labels[~pixels.valid] = UNLABELLED
-            # A pixel that the mask leaves out is no prediction: it counts as background.
-            given = np.where(classes == UNLABELLED, 0, legend.to_channels(classes))
-            totals[key] = totals[key] + Confusion.of(legend.to_channels(labels), given, len(legend.classes) + 1)
-            seen = np.where(labels == UNLABELLED, seen, labels)
-        thin = tuple(slice(-axis.start % step, None, step) for axis in roi)
-        place = tuple(slice(math.ceil(axis.start / step), math.ceil(axis.stop / step)) for axis in roi)
-        image[(slice(None), *place)] = pixels.data[(slice(None), *thin)]
-        truth[place], prediction[place] = seen[thin], classes[thin]
-        done += classes.size
-        progress(task, done / 1e6, rows * cols / 1e6, "Mpx")
-    found = [Score(scene.tag, scene.path, key or "all", totals[key]) for key in keys if totals[key].total]
-    iou = sum((row.confusion for row in found), Confusion.zeros(len(legend.classes) + 1)).mean_iou
-    overlay = outcome_overlay(truth, prediction)
-    return found, Panel(f"{Path(scene.path).name}  IoU {_format(iou)}", image, overlay)
+def _write(request: Request, scores: Scores, scorers: Sequence[SceneScorer], provenance: dict[str, Any]) -> None:
+    """All that is asked for."""
+    if request.output is not None:
+        write_text(request.output, json.dumps(scores.to_dict(), indent=1))
+    if request.plot is not None:
+        with staged(request.plot) as path:
+            panels = list(_panels(scores.rows, scorers))
+            draw_contact_sheet(path, panels, columns=2, title="hits green, misses blue, false alarms red")
+    if request.samples is None and request.report is None:
+        return
+    samples = worst_samples(scores.rows, scorers)
+    if request.samples is not None:
+        grids = [scorer.scene.geobox for scorer in scorers]
+        lists = list_windows(scores.rows, grids), list_rasters(scores.rows, grids)
+        write_samples(request.samples, lists, samples, scores.legend)
+    if request.report is not None:
+        worst = sorted(scores.rows, key=lambda row: np.nan_to_num(row.confusion.mean_iou, nan=2))[:MOST_MAPS]
+        overviews = {row.scene: scorers[row.scene].overview() for row in worst}
+        score_page(scores, overviews, samples, provenance).write(request.report)
 
 
-def _format(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.3f}"
+def _panels(rows: Sequence[Score], scorers: Sequence[SceneScorer]) -> Iterator[Panel]:
+    """One of each raster."""
+    for scorer in scorers:
+        own = [row.confusion for row in rows if row.scene == scorer.number]
+        if own:
+            overview = scorer.overview()
+            title = f"{Path(scorer.scene.path).name}  IoU {written(sum(own[1:], own[0]).mean_iou)}"
+            yield Panel(title, overview.image, outcome_overlay(overview.truth, overview.classes))
+
+
+def _provenance(request: Request, model: Model | None, masks: Sequence[str], datasets: Datasets) -> dict[str, Any]:
+    """Settings, and where everything comes from, as people read it."""
+    told: dict[str, Any] = {"title": f"Scores of {model.name if model else ', '.join(Path(m).name for m in masks)}"}
+    tags = ", ".join(dict.fromkeys(dataset.tag for dataset in datasets))
+    told["subtitle"] = f"against {tags}, {'split ' + request.split if request.split else 'all splits'}"
+    if model is not None:
+        recipe = model.recipe
+        told["model"] = f"{model.name}, {model.folder or 'in memory'}, fingerprint {model.fingerprint()}"
+        unit = "m" if recipe.crs_unit == "metre" else recipe.crs_unit
+        told["recipe"] = (
+            f"{recipe.resolution:g} {unit} a pixel, bands {', '.join(map(str, recipe.bands))}, "
+            f"window {recipe.window} px, halo {recipe.halo} px, threshold {recipe.threshold:g}"
+        )
+        told |= {f"model: {name}": _in_lines(value) for name, value in model.provenance.items()}
+    else:
+        told["masks"] = "\n".join(masks)
+    told["images"] = "\n".join(path for dataset in datasets for path in dataset.images)
+    told["ground truth"] = "\n".join(path for dataset in datasets for path in dataset.masks)
+    told["areas"] = "\n".join(path for dataset in datasets for path in dataset.aois) or "the whole footprint"
+    told["written"] = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return told
+
+
+def _in_lines(value: Any) -> str:
+    """Plain values as a person reads them."""
+    if isinstance(value, Mapping):
+        return "\n".join(f"{key}: {_in_line(part)}" for key, part in value.items())
+    return _in_line(value)
+
+
+def _in_line(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_in_line(part)}" for key, part in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _check_keeps(model: Model | None) -> None:
+    """Refuse, before any work, to keep a threshold where there is no place for it."""
+    if model is None:
+        raise ModelError("masks have no threshold to keep: give the model that made them")
+    model.check_keeps_threshold()
+
+
+def _keep_threshold(model: Model, scores: Scores) -> None:
+    """Write the threshold that is best on the validation split, or where there is none on all, into the model."""
+    found = {one.split: one for one in scores.together}
+    one = found["val"] if "val" in found else SplitScores("all", scores.legend, scores.rows, scores.reach)
+    best = one.best_threshold()
+    if not 0 < best < 1:
+        raise ModelError(f"the highest IoU is at the threshold {best:g}: no threshold between 0 and 1 can be kept")
+    model.keep_threshold(best, f"highest IoU on {one.split}, {one.confusion.total:,} pixels")

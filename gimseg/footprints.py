@@ -28,7 +28,7 @@ def further_layers(plan: Plan) -> tuple[FurtherLayer, ...]:
     Raises:
         RasterError: the mask cannot be read.
     """
-    return (*([] if plan.aoi is None else [_aoi(plan)]), _blocks(plan))
+    return (*([] if plan.aoi is None or plan.renewal else [_aoi(plan)]), _blocks(plan))
 
 
 def _aoi(plan: Plan) -> FurtherLayer:

@@ -6,7 +6,7 @@ import inspect
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -180,7 +180,8 @@ class Predictor:
             started = time.monotonic()
             network.encode(network.probabilities(values, valid)).to_array()
             seconds = time.monotonic() - started
-        return seconds * plan.lattice.cost * math.prod(plan.lattice.shape) / (plan.engine.batch * side**2)
+        pixels = plan.windows * math.prod(plan.lattice.window)
+        return seconds * pixels / (plan.engine.batch * side**2)
 
     def _network(self, plan: Plan) -> Network:
         return Network(self._opened(plan.engine.backend), self.model.recipe, plan.products, self.device)
@@ -283,7 +284,7 @@ class Predictor:
         predicted = np.full((plan.planes, *plan.lattice.shape), UNLABELLED, np.uint8)
 
         def load(block: Block) -> Loaded:
-            return load_block(plan.view, plan.lattice, block, plan.aoi)
+            return load_block(plan.view, plan.lattice, block, plan.asked)
 
         loaded = map_ahead(load, plan.blocks, threads=1, limit=1)
         for step in Computation(self._network(plan), plan.lattice, plan.engine.batch).run(loaded):
@@ -291,29 +292,42 @@ class Predictor:
                 predicted[:, *step.finished.block.core] = step.finished.values
         return _to_array(plan, plane_reader(plan, lambda roi: predicted[:, *roi]))
 
-    def blocks(self, view: RasterView, block_size: int | None = None) -> Iterator[tuple[Roi, np.ndarray]]:
+    def blocks(
+        self,
+        view: RasterView,
+        block_size: int | None = None,
+        *,
+        products: Products | None = None,
+        wanted: Callable[[Roi], bool] | None = None,
+        lattice: Lattice | None = None,
+    ) -> Iterator[tuple[Roi, np.ndarray]]:
         """Predict a raster block by block, writing nothing.
 
         Args:
             view: the raster on the grid to predict, with the model's bands.
             block_size: side of a block, px: memory grows with it, the result does not change.
+            products: what is kept of each pixel; None: classes.
+            wanted: says of a place on the grid whether it is predicted; None: all is.
+            lattice: of windows; None: the one that this model is predicted with.
 
         Yields:
-            the block's place on the grid, and its classes: uint8 (rows, cols), 255
+            the block's place on the grid, and its planes: uint8 (planes, rows, cols), 255
             where there is no image.
 
         Raises:
             RasterError: a part cannot be read.
         """
-        lattice = choose_lattice(view.shape, self.model, self.device, batch=self._batch)
+        lattice = lattice or choose_lattice(view.shape, self.model, self.device, batch=self._batch)
         blocks = choose_blocks(view, lattice, self.model.recipe.legend.n_channels, block_size)
-        network = Network(self._opened(self._choose_backend(lattice).name), self.model.recipe, Products(), self.device)
-        loaded = map_ahead(lambda block: load_block(view, lattice, block), blocks, threads=1, limit=1)
+        opened = self._opened(self._choose_backend(lattice).name)
+        network = Network(opened, self.model.recipe, products or Products(), self.device)
+        todo = (block for block in blocks if wanted is None or wanted(block.core))
+        loaded = map_ahead(lambda block: load_block(view, lattice, block), todo, threads=1, limit=1)
         for step in Computation(network, lattice, self._batch).run(loaded):
             if step.finished is not None:
                 if step.finished.unread:
                     raise RasterError(step.finished.unread[0].reason)
-                yield step.finished.block.core, step.finished.values[0]
+                yield step.finished.block.core, step.finished.values
 
 
 ENGINE_NAMES = tuple(name for name in inspect.signature(Predictor).parameters if name != "model")

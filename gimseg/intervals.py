@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, Self, TypeVar
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from gimseg.errors import LossError
 
@@ -24,6 +25,42 @@ class Interval(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.score:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+    @classmethod
+    def around(cls, score: float, drawn: ArrayLike, level: float = 0.95) -> Interval:
+        """The percentile interval of a score from the scores of draws; NaN ones are left out.
+
+        Example:
+            >>> Interval.around(0.5, [0.4, 0.5, 0.6, float("nan")], level=0.5)
+            Interval(score=0.5, low=0.45, high=0.55)
+        """
+        known = np.asarray(drawn, np.float64)
+        known = known[~np.isnan(known)]
+        if not known.size:
+            return cls(score, float("nan"), float("nan"))
+        low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+        return cls(score, float(low), float(high))
+
+
+def resampled(counts: NDArray[Any], *, draws: int = 1000, seed: int = 0) -> NDArray[Any]:
+    """Totals of tables drawn again and again with replacement, as many each time as there are.
+
+    Args:
+        counts: (tables, ...), counts of rasters or blocks of ground.
+        draws: how many totals.
+        seed: of the draws.
+
+    Returns:
+        (draws, ...); empty for fewer than two tables, which say nothing of each other.
+    """
+    units = len(counts)
+    if units < 2:
+        return np.zeros((0, *counts.shape[1:]), counts.dtype)
+    rng = np.random.default_rng(seed)
+    flat = counts.reshape(units, -1)
+    # How often each table is drawn, draw by draw: all draws at once would take units x draws.
+    totals = [rng.multinomial(units, np.full(units, 1 / units)) @ flat for _ in range(draws)]
+    return np.array(totals).reshape(draws, *counts.shape[1:])
 
 
 class Addable(Protocol):
@@ -71,14 +108,8 @@ def bootstrap(
     if len(tables) < 2:
         return Interval(whole, float("nan"), float("nan"))
     rng = np.random.default_rng(seed)
-    drawn = np.array(
-        [score(_sum([tables[i] for i in rng.integers(len(tables), size=len(tables))])) for _ in range(draws)]
-    )
-    drawn = drawn[~np.isnan(drawn)]
-    if not drawn.size:
-        return Interval(whole, float("nan"), float("nan"))
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(whole, float(low), float(high))
+    drawn = [score(_sum([tables[i] for i in rng.integers(len(tables), size=len(tables))])) for _ in range(draws)]
+    return Interval.around(whole, drawn, level)
 
 
 def _sum(tables: Sequence[Table]) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,6 @@ import numpy as np
 from gimseg.errors import RasterError
 from gimseg.rasters import Pixels, RasterView
 from gimseg.tiling import Block, Lattice, Roi, Window, overlap, roi_shape, shift
-from gimseg.vectors import Shapes
 
 
 @dataclass(frozen=True)
@@ -50,23 +49,25 @@ class Loaded:
         return self.values[:, rows, cols], self.valid[rows, cols]
 
 
-def load_block(view: RasterView, lattice: Lattice, block: Block, aoi: Shapes | None = None) -> Loaded:
+def load_block(
+    view: RasterView, lattice: Lattice, block: Block, asked: Callable[[Roi], np.ndarray] | None = None
+) -> Loaded:
     """Read what a block needs, and no more.
 
-    Nothing is read of a block outside the area of interest, nor of one of which the file
+    Nothing is read of a block of which no pixel is asked for, nor of one of which the file
     tells at once that nothing is valid. What cannot be read is told, and invalid.
 
     Args:
         view: the raster on its grid.
         lattice: of windows.
         block: of the lattice.
-        aoi: pixels outside these polygons are not wanted.
+        asked: which pixels of a region are, bool (rows, cols); None: all.
 
     Raises:
         RasterError: the file is gone.
     """
     nothing = Loaded(block, np.zeros(block.shape, bool))
-    inside = np.ones(block.shape, bool) if aoi is None else aoi.burn_mask(view.geobox[block.core])
+    inside = np.ones(block.shape, bool) if asked is None else asked(block.core)
     windows = _asked(lattice, block, inside)
     if not windows or view.is_empty(block.core):
         return nothing

@@ -9,17 +9,23 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 from rasterio.transform import Affine
 
-from gimseg.errors import GridError, LegendError, RasterError
+from gimseg.errors import GridError, LegendError, RasterError, RefinementError
+from gimseg.ground import Ground
 from gimseg.legend import BACKGROUND, UNLABELLED, did_you_mean
+from gimseg.morphology import Sides
 from gimseg.progress import Progress, silent
 from gimseg.raster_files import DRIVERS, RasterFile, alpha_bands, check_blocks, check_file, mask_kind, open_dataset
+from gimseg.refined_planes import checked_sides
+from gimseg.refinement import Ground as RefinedGround
+from gimseg.refinement import Refinement
+from gimseg.tiling import shift, widened
 
 _MAX_READ = 2**26  # pixels read together at most, to decode each block of the file once
 _STEP = 2048  # px: side of about what is read at once to look through a mask
@@ -39,22 +45,38 @@ class Reading:
         values: the numbers that are classes, 0 and 255 too if they are named here; None:
             all but 0 and 255.
         threshold: probabilities from here on are class 1, in the raster's scaled values.
+        refine: how classes are refined, as ``"open(1 m), fill(4 m2)"``, see :mod:`gimseg.refinement`; steps of
+            probabilities with a `threshold` only.
 
     Raises:
         LegendError: no value at all, or values and a threshold.
+        RefinementError: the steps are not understood, or need probabilities.
     """
 
     band: int | str | None = None
     values: tuple[int, ...] | None = None
     threshold: float | None = None
+    refine: Refinement | str | None = None
 
     def __post_init__(self) -> None:
+        chain = self.refine if isinstance(self.refine, Refinement) else Refinement.parse(self.refine or "")
+        object.__setattr__(self, "refine", chain)
+        if chain.of_probabilities and (self.threshold is None or chain.needs_image):
+            raise RefinementError(
+                f"{chain}: tv and hysteresis need probabilities and a threshold, guided an image: refine with predict"
+            )
         if self.values is not None:
             object.__setattr__(self, "values", tuple(sorted(set(self.values))))
         if self.values == () or (self.values is not None and self.threshold is not None):
             raise LegendError("give the values that are classes, or a threshold for probabilities, or neither")
         if self.threshold is not None and not np.isfinite(self.threshold):
             raise LegendError(f"the threshold is {self.threshold}: give a number, like 0.5")
+
+    @property
+    def chain(self) -> Refinement:
+        """How classes are refined; without steps where they are not."""
+        assert isinstance(self.refine, Refinement)
+        return self.refine
 
 
 def parse_values(text: str | None) -> tuple[int, ...] | None:
@@ -174,11 +196,15 @@ class Mask:
         raster: of one band.
         codes: the number in the raster of each label, from label 1 on.
         threshold: see :class:`Reading`; `codes` is then ``(1,)``.
+        chain: refines the labels.
+        pixel_m: height and width of a pixel, m, for the chain.
     """
 
     raster: NativeRaster
     codes: tuple[int, ...]
     threshold: float | None = None
+    chain: Refinement = field(default_factory=Refinement)
+    pixel_m: Sides = (1.0, 1.0)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], reading: Reading | None = None, progress: Progress = silent) -> Mask:
@@ -197,11 +223,15 @@ class Mask:
                 "give the mask"
             )
         raster = raster.only(raster.file.bands[0] if reading.band is None else reading.band)
+        chain = reading.chain
+        pixel_m = checked_sides(chain, Ground.of(raster.transform, raster.crs_wkt, raster.file.shape))
         if reading.threshold is not None:
-            return cls(raster, (1,), reading.threshold)
-        if raster.file.dtype == "uint8":
-            return cls(raster, _BYTES if reading.values is None else _chosen(path, range(256), reading))
-        return cls(raster, _chosen(path, _codes_in(raster, progress), reading))
+            codes: tuple[int, ...] = (1,)
+        elif raster.file.dtype == "uint8":
+            codes = _BYTES if reading.values is None else _chosen(path, range(256), reading)
+        else:
+            codes = _chosen(path, _codes_in(raster, progress), reading)
+        return cls(raster, codes, reading.threshold, chain, pixel_m)
 
     @property
     def path(self) -> str:
@@ -220,7 +250,9 @@ class Mask:
     def cuts(self, block: int) -> list[tuple[int, int]]:
         """Rows (top, bottom) to be read at once: whole blocks of the file, about block x block px or more."""
         height, width = self.shape
-        step = self.raster.rows_read(max(1, block * block // width))
+        # What is refined is read with a margin: with few rows most of the work would be the margin's.
+        least = 4 * self.chain.margin(self.pixel_m) if self.chain.steps else 1
+        step = self.raster.rows_read(max(least, block * block // width))
         return [(top, min(top + step, height)) for top in range(0, height, step)]
 
     def read(self, top: int, bottom: int) -> np.ndarray:
@@ -229,11 +261,35 @@ class Mask:
 
     def labels(self, roi: tuple[slice, slice]) -> np.ndarray:
         """Labels of a region, uint8 (rows, columns); 0 where there is no polygon."""
-        data, valid = self.raster.file.read(roi)
+        if not self.chain.steps:
+            return self._labels(*self.raster.file.read(roi))
+        margin = self.chain.margin(self.pixel_m)
+        wide = widened(roi, (margin, margin), self.shape)
+        refined = self._refined(*self.raster.file.read(wide))[shift(roi, wide)]
+        return np.where(refined == UNLABELLED, np.uint8(BACKGROUND), refined)
+
+    def _refined(self, data: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        """Labels, and 255 where nothing is known."""
+        if self.threshold is None:
+            unknown = ~valid | ((data[0] == UNLABELLED) & (UNLABELLED not in self.codes))
+            labels = np.where(unknown, np.uint8(UNLABELLED), self._labels(data, valid))
+            return self.chain.apply_mask(labels, self.pixel_m)
+        shares = np.where(valid, self._meant(data[0]), 0).astype(np.float32)
+        ground = RefinedGround(valid, self.pixel_m)
+        return self.chain.apply(shares[None], ground, lambda planes: self._above(planes[0]).astype(np.uint8))
+
+    def _meant(self, values: np.ndarray) -> np.ndarray:
+        return values * self.raster.scales[0] + self.raster.offsets[0]
+
+    def _above(self, shares: np.ndarray) -> np.ndarray:
+        assert self.threshold is not None
+        return shares >= self.threshold - _NEAR
+
+    def _labels(self, data: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        """Labels of what was read, (bands, rows, columns) and (rows, columns)."""
         values = data[0]
         if self.threshold is not None:
-            meant = values * self.raster.scales[0] + self.raster.offsets[0]
-            return ((meant >= self.threshold - _NEAR) & valid).astype(np.uint8)
+            return (self._above(self._meant(values)) & valid).astype(np.uint8)
         if self.codes == _BYTES and values.dtype == np.uint8:
             # Invalid pixels read as 0.
             return np.where(values == UNLABELLED, np.uint8(BACKGROUND), values)

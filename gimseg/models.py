@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from gimseg import __version__
 from gimseg.deployments import deployed_model
 from gimseg.errors import LegendError, ModelError, OutputError
 from gimseg.networks import OWN, build_network, check_window, network_names, network_stride
-from gimseg.outputs import check_writable
+from gimseg.outputs import check_writable, write_text
 from gimseg.reach import measure_reach
 from gimseg.recipes import Recipe
 
@@ -124,6 +124,42 @@ class Model:
             shutil.rmtree(stage, ignore_errors=True)
         return folder
 
+    def check_keeps_threshold(self) -> None:
+        """Refuse a model in which no other threshold can be kept.
+
+        Raises:
+            ModelError: the model has no folder of its own, or several classes.
+            OutputError: the folder cannot be written.
+        """
+        if self.folder is None or self.folder == _builtin_folder() or not self.recipe.legend.is_binary:
+            held = f"{self.name} of {', '.join(self.recipe.legend.names)} in {self.folder or 'memory'}"
+            raise ModelError(f"{held}: a threshold is kept in a folder of your own that holds a model of one class")
+        check_writable(self.folder)
+
+    def keep_threshold(self, threshold: float, reason: str) -> Model:
+        """Another threshold, written into the model's folder too; weights and all else there stay as they are.
+
+        Args:
+            threshold: a pixel is of the class above this probability.
+            reason: why, for the model's provenance.
+
+        Raises:
+            ModelError: the model has no folder of its own, or several classes.
+            OutputError: the folder cannot be written.
+        """
+        self.check_keeps_threshold()
+        assert self.folder is not None
+        told = {**self.provenance, "threshold": reason}
+        changed = replace(self, recipe=replace(self.recipe, threshold=threshold), provenance=told)
+        values = _read_json(self.folder / _VALUES)
+        values["recipe"]["threshold"], values["provenance"] = threshold, told
+        card = self.folder / _CARD
+        # A card that somebody wrote is theirs.
+        if card.is_file() and card.read_text(encoding="utf-8") == render_card(self):
+            write_text(card, render_card(changed))
+        write_text(self.folder / _VALUES, _to_json(values))
+        return changed
+
     def _config(self) -> dict[str, Any]:
         """What segmentation-models-pytorch's `from_pretrained` reads."""
         config = dict(getattr(self.network, "config", {}))
@@ -202,7 +238,8 @@ def render_card(model: Model) -> str:
     recipe, legend = model.recipe, model.recipe.legend
     unit = "m" if recipe.crs_unit == "metre" else recipe.crs_unit
     lines = [
-        "---", "library_name: segmentation-models-pytorch", "pipeline_tag: image-segmentation",
+        "---", f"library_name: {'gimseg' if _is_own(model) else 'segmentation-models-pytorch'}",
+        "pipeline_tag: image-segmentation",
         "tags: [gimseg, geospatial, semantic-segmentation]", "---", "",
         f"# {model.name}", "",
         f"Segments {', '.join(legend.names)} in georeferenced images. Made with gimseg {__version__}.", "",
@@ -221,8 +258,13 @@ def render_card(model: Model) -> str:
     return "\n".join(lines)
 
 
+def _is_own(model: Model) -> bool:
+    """Whether its network is one that segmentation-models-pytorch does not have."""
+    return str((model.architecture or {}).get("name", "")).lower() in OWN
+
+
 def _how_to_load(model: Model) -> list[str]:
-    if str((model.architecture or {}).get("name", "")).lower() in OWN:
+    if _is_own(model):
         return ["from gimseg import Model", 'network = Model.load("this-folder").network']
     return ["import segmentation_models_pytorch as smp", 'network = smp.from_pretrained("this-folder")']
 
@@ -247,8 +289,16 @@ def _stored(name: str, tensor: torch.Tensor, half: bool) -> torch.Tensor:
     return tensor.half() if half and tensor.abs().amax() < _HALF_MAX else tensor
 
 
+def _to_json(table: Mapping[str, Any]) -> str:
+    return json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def _write_json(path: Path, table: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(_to_json(table), encoding="utf-8")
+
+
+def _builtin_folder() -> Path:
+    return Path(str(importlib.resources.files("gimseg"))) / "builtin" / "buildings"
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -281,7 +331,7 @@ def find_model(folder: str | os.PathLike[str]) -> Path:
     if not (Path(folder) / _VALUES).is_file():
         folder = deployed_model(folder) or folder
     if str(folder) == "builtin":
-        path = Path(str(importlib.resources.files("gimseg"))) / "builtin" / "buildings"
+        path = _builtin_folder()
         if not (path / _VALUES).is_file():
             raise ModelError("this installation has no built-in model: give a model's folder with --model")
         return path

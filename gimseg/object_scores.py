@@ -82,6 +82,12 @@ class ObjectTable:
     iou_sum: float
 
     @classmethod
+    def zeros(cls, limits_m2: Sequence[float] = SIZES_M2) -> ObjectTable:
+        """The empty table."""
+        none = np.empty(0, np.int64)
+        return cls.of(np.empty(0), np.empty(0), Matches(none, none, np.empty(0)), limits_m2=limits_m2)
+
+    @classmethod
     def of(
         cls,
         true_m2: NDArray[np.float64],

@@ -12,10 +12,17 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
-from gimseg.errors import OutputError
+from gimseg.errors import GimsegError, OutputError
 
-_FAMILIES = {".shp": (".shp", ".shx", ".dbf", ".prj", ".cpg", ".qml", ".qpj", ".sbn", ".sbx")}
+try:
+    import fcntl
+except ImportError:  # Windows keeps no two writers of one file apart this way.
+    fcntl = None  # type: ignore[assignment]
+
+FAMILIES = {".shp": (".shp", ".shx", ".dbf", ".prj", ".cpg", ".qml", ".qpj", ".sbn", ".sbx")}
+"""Endings of the files that are one layer, by that of the file that names it."""
 
 
 def check_outputs(
@@ -104,7 +111,7 @@ def staged(output: str | os.PathLike[str]) -> Iterator[Path]:
 
 def move_family(folder: Path, output: Path) -> None:
     """Move all files of `folder` beside `output`, the one that is named like it last."""
-    for suffix in _FAMILIES.get(output.suffix.lower(), ()):
+    for suffix in FAMILIES.get(output.suffix.lower(), ()):
         stale = output.with_suffix(suffix)
         if stale != output and not (folder / stale.name).exists():
             stale.unlink(missing_ok=True)
@@ -121,3 +128,25 @@ def write_text(output: str | os.PathLike[str], text: str) -> None:
     """
     with staged(output) as path:
         path.write_text(text, encoding="utf-8")
+
+
+def hold_lock(path: Path, busy: GimsegError) -> IO[str]:
+    """Hold a lock file; it is let go when its handle closes, at the latest when the process ends.
+
+    Args:
+        path: the lock file.
+        busy: raised where another process holds it.
+    """
+    handle = path.open("a")
+    if fcntl is None:
+        return handle
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        handle.close()
+        raise busy from error
+    # The run before may just have ended, and taken the folder with it.
+    if not path.exists() or not os.path.samestat(os.fstat(handle.fileno()), path.stat()):
+        handle.close()
+        raise busy
+    return handle

@@ -26,14 +26,9 @@ from rasterio.windows import Window as RasterWindow
 
 from gimseg.errors import OutputError, PredictionError, ResumeError
 from gimseg.legend import UNLABELLED
-from gimseg.outputs import write_text
+from gimseg.outputs import hold_lock, write_text
 from gimseg.rasters import write_part
 from gimseg.tiling import Block, Roi, overlap, roi_shape, shift
-
-try:
-    import fcntl
-except ImportError:  # Windows keeps no two writers of one file apart this way.
-    fcntl = None  # type: ignore[assignment]
 
 _SAMPLE = 64 * 1024
 
@@ -66,7 +61,8 @@ class Parts:
     def __enter__(self) -> Parts:
         try:
             self.folder.mkdir(exist_ok=True)
-            self._lock = _locked(self.folder / "lock", self.output)
+            busy = f"another run is writing {self.output}: wait for it, or give another output"
+            self._lock = hold_lock(self.folder / "lock", PredictionError(busy))
             if self._restart:
                 self._clear()
             self._sweep()
@@ -253,21 +249,3 @@ def _tell(value: Any) -> str:
     if isinstance(value, Mapping):
         return " ".join(f"{name} {_tell(part)}" for name, part in value.items())
     return "not given" if value is None else str(value)
-
-
-def _locked(path: Path, output: Path) -> IO[str]:
-    """Hold a lock file; it is let go when its handle closes, at the latest when the process ends."""
-    handle = path.open("a")
-    if fcntl is None:
-        return handle
-    busy = PredictionError(f"another run is writing {output}: wait for it, or give another output")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        handle.close()
-        raise busy from error
-    # The run before may just have ended, and taken the folder with it.
-    if not path.exists() or not os.path.samestat(os.fstat(handle.fileno()), path.stat()):
-        handle.close()
-        raise busy
-    return handle

@@ -60,10 +60,10 @@ def label_overlay(labels: np.ndarray, legend: Legend) -> np.ndarray:
         uint8 (rows, cols, 4).
     """
     overlay = np.zeros((*labels.shape, 4), np.uint8)
-    for value, colour in legend.colours.items():
-        inside = labels == value
-        overlay[inside] = (*colour[:3], 70)
-        overlay[_edge(inside)] = (*colour[:3], 255)
+    for item in legend.classes:
+        inside = labels == item.value
+        overlay[inside] = (*item.rgba[:3], 70)
+        overlay[_edge(inside)] = (*item.rgba[:3], 255)
     diagonal = np.add.outer(np.arange(labels.shape[0]), np.arange(labels.shape[1]))
     overlay[(labels == UNLABELLED) & (diagonal % 8 == 0)] = (255, 255, 255, 150)
     return overlay

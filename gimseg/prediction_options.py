@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+refine_option = click.option("--refine", help='Refine classes in steps, as "tv(0.1), open(1 m), fill(4 m2)".')
+
 
 def polygon_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of ``predict`` and ``vectorize`` that shape polygons, in the order in which they are applied."""
@@ -51,6 +53,7 @@ def product_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Choice(["flips", "symmetries"]),
             help="Average over 4 flips, or all 8 symmetries, of the image: as many times the work.",
         ),
+        refine_option,
         click.option("--match-input", is_flag=True, help="Bring the result to the input's own pixels."),
         click.option("--mosaic", is_flag=True, help="Take all rasters as one."),
         click.option("--allow-vrt", is_flag=True, help="Read VRTs and /vsi paths: for trusted ones only."),

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +29,10 @@ from gimseg.raster_files import BLOCK_CACHE_BYTES
 from gimseg.raster_views import CACHE_BYTES
 from gimseg.rasters import Raster, RasterView
 from gimseg.recipes import Recipe
-from gimseg.tiling import Blocks, Lattice, roi_shape
+from gimseg.refined_planes import pixel_sides
+from gimseg.refinement import Refinement
+from gimseg.renewal import Older, Renewal
+from gimseg.tiling import Blocks, Lattice, Roi, roi_shape
 from gimseg.vectors import Shapes, check_overlap, open_layer
 from gimseg.window_choice import choose_lattice
 
@@ -48,6 +51,8 @@ class Options:
 
     Args:
         aoi: vector layer; pixels outside its polygons become 255.
+        older: a mask of this raster that is there already: what the windows that the AoI
+            asks for do not hold is taken from it, see :mod:`gimseg.renewal`.
         bands: of the raster, from 1, in the model's order; None: those of the model.
         nodata: a value that marks invalid pixels, or ``"auto"``, see :func:`gimseg.rasters.open_raster`.
         crs: of a raster that has none.
@@ -63,11 +68,13 @@ class Options:
         on_error: what is to happen where the raster cannot be read: ``"fail"`` when all
             else is done, or ``"nodata"``: 255 there, and a list beside the mask.
         products: what is kept of each pixel.
+        refine: how classes are refined, as ``"tv(0.1), open(1 m)"``, see :mod:`gimseg.refinement`; None: not at all.
         overwrite: an existing output may be replaced.
         restart: throw away the finished blocks of an earlier run.
     """
 
     aoi: str | os.PathLike[str] | None = None
+    older: str | os.PathLike[str] | None = None
     bands: Sequence[int] | None = None
     nodata: float | Literal["auto"] | None = None
     crs: Any = None
@@ -81,8 +88,18 @@ class Options:
     blend: bool | None = None
     on_error: Literal["fail", "nodata"] = "fail"
     products: Products = field(default_factory=Products)
+    refine: Refinement | str | None = None
     overwrite: bool = False
     restart: bool = False
+
+    @property
+    def refinement(self) -> Refinement:
+        """How classes are refined; a chain without steps where they are not.
+
+        Raises:
+            RefinementError: the text is not understood.
+        """
+        return self.refine if isinstance(self.refine, Refinement) else Refinement.parse(self.refine or "")
 
 
 @dataclass(frozen=True)
@@ -122,6 +139,7 @@ class Plan:
         blocks: row by row.
         recipe: of the model.
         aoi: polygons outside of which nothing is predicted.
+        renewal: which windows are predicted again, where the rest is taken from an older mask.
         identity: what pins the run, plain values.
         options: as given.
         notes: what a person should know.
@@ -136,6 +154,7 @@ class Plan:
     blocks: Blocks
     recipe: Recipe
     aoi: Shapes | None
+    renewal: Renewal | None
     identity: Mapping[str, Any]
     options: Options
     notes: tuple[str, ...]
@@ -163,7 +182,19 @@ class Plan:
     @property
     def products(self) -> Products:
         """What the parts hold: what is delivered, and what that is made of."""
-        return replace(self.options.products, probabilities=True) if self.matches else self.options.products
+        needed = self.matches or self.options.refinement.of_probabilities
+        return replace(self.options.products, probabilities=True) if needed else self.options.products
+
+    @property
+    def asked(self) -> Callable[[Roi], np.ndarray] | None:
+        """Which pixels of a region are to be predicted, bool (rows, cols); None: all."""
+        if self.renewal is not None:
+            return self.renewal.wanted
+        return None if self.aoi is None else self._inside
+
+    def _inside(self, roi: Roi) -> np.ndarray:
+        assert self.aoi is not None
+        return self.aoi.burn_mask(self.geobox[roi])
 
     @property
     def resolution(self) -> tuple[float, float]:
@@ -185,7 +216,7 @@ class Plan:
     @property
     def windows(self) -> int:
         """Windows that are to be computed at most."""
-        return math.prod(self.lattice.counts)
+        return math.prod(self.lattice.counts) if self.renewal is None else int(self.renewal.cells.sum())
 
     @property
     def memory_bytes(self) -> int:
@@ -223,6 +254,7 @@ class Plan:
             f"bands {list_bands(raster.bands)}, {raster.dtype}{resampled}",
             f"{self.output}: {cols} x {rows} px of {_pixel_size(self.target)} {raster.unit}, "
             f"{', '.join(self.legend.names)}" + (", brought back to the input's own pixels" if self.matches else ""),
+            *self._refined(),
             f"{self.windows:,} windows of {lattice.window[1]} x {lattice.window[0]} px, {kept}: "
             f"{lattice.cost:.2f} times the pixels; in {len(self.blocks):,} blocks",
             f"{self.engine.device.type}, {self.engine.backend}{why}; about {_megabytes(self.memory_bytes)} of memory "
@@ -230,6 +262,11 @@ class Plan:
             + (f", {format_duration(seconds)}" if seconds is not None else ""),
         ]
         return "\n".join([*lines, *self.notes])
+
+    def _refined(self) -> Iterator[str]:
+        chain = self.options.refinement
+        if chain.steps:
+            yield f"refined by {chain}: {chain.margin(pixel_sides(chain, self.target))} px around each region are read"
 
 
 def plan_prediction(
@@ -258,7 +295,7 @@ def plan_prediction(
     if output.suffix.lower() not in (".tif", ".tiff"):
         raise OutputError(f"{output}: a mask is a GeoTIFF: give a name that ends in .tif")
     paths = raster_paths(raster)
-    inputs = [*paths, *([] if options.aoi is None else [options.aoi])]
+    inputs = [*paths, *(path for path in (options.aoi, options.older) if path is not None)]
     check_outputs([output, *options.products.files(output).values()], inputs, overwrite=options.overwrite)
     opened = open_imagery(
         paths,
@@ -295,25 +332,36 @@ def plan_raster(
         PredictionError: raster, window or AoI do not suit the model.
     """
     recipe = model.recipe
+    options.refinement.check_classes(len(recipe.legend.classes))
     if raster.dtype != recipe.dtype:
         raise PredictionError(
             f"{raster.path} holds {raster.dtype}, the model learned from {recipe.dtype}: their values mean different "
             f"things. Convert the image to {recipe.dtype} as the training images were, or train on images like it"
         )
     geobox, notes = choose_grid(raster, recipe, options.resolution)
+    _check_older(options)
     engine = replace(engine, window=options.window or engine.window)
     view = raster.on(geobox)
     lattice, blocks = _tile(view, model, engine, options)
+    aoi = _open_aoi(options, geobox)
+    renewal = None
+    if options.older is not None and aoi is not None:
+        older = Older.open(options.older, geobox, recipe.legend, options.products)
+        renewal = Renewal(lattice, geobox, aoi, older)
+        identity = {**(identity or {}), **renewal.identity()}
+    target = raster.own_grid() if options.match_input else geobox
+    pixel_sides(options.refinement, target)
     return Plan(
         raster=raster,
         view=view,
-        target=raster.own_grid() if options.match_input else geobox,
+        target=target,
         output=output,
         engine=engine,
         lattice=lattice,
         blocks=blocks,
         recipe=recipe,
-        aoi=_open_aoi(options, geobox),
+        aoi=aoi,
+        renewal=renewal,
         identity={**(identity or {}), **_place(engine, lattice, blocks)},
         options=options,
         notes=(*raster.notes, *notes),
@@ -376,11 +424,29 @@ def shrink(plan: Plan, model: Model) -> Plan | None:
         plan,
         engine=engine,
         lattice=lattice,
+        renewal=None if plan.renewal is None else replace(plan.renewal, lattice=lattice),
         blocks=blocks,
         options=options,
         identity={**plan.identity, **_place(engine, lattice, blocks)},
         notes=(*plan.notes, f"the device ran out of memory: went on with {at_once}"),
     )
+
+
+def _check_older(options: Options) -> None:
+    if options.older is None:
+        return
+    if options.aoi is None:
+        raise PredictionError(f"{options.older} is to be predicted again in part: say where with an area of interest")
+    if options.match_input:
+        raise PredictionError(
+            "a mask on the input's own pixels is interpolated from the prediction beside it: predict it everywhere "
+            "(--everywhere)"
+        )
+    if options.refinement.steps:
+        raise PredictionError(
+            f"a mask that is refined by {options.refinement} looks at what lies around its windows: predict it "
+            "everywhere (--everywhere)"
+        )
 
 
 def _open_aoi(options: Options, geobox: GeoBox) -> Shapes | None:
@@ -410,6 +476,7 @@ def _identity(raster: Raster, model: Model, fingerprint: str, options: Options) 
         "match_input": options.match_input,
         "cog": options.cog,
         "products": options.products.identity(model.recipe),
+        "refine": str(options.refinement),
         "aoi": None if options.aoi is None else content_identity(options.aoi),
     }
 

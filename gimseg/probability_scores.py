@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from gimseg.errors import LossError
 from gimseg.legend import UNLABELLED
 
-BINS = 200
-"""Bins of equal width between 0 and 1: thresholds in steps of half a percent."""
+BINS = 250
+"""Bins of equal width between 0 and 1: as fine as the bytes in which probabilities are kept."""
 
 
 class Scan(NamedTuple):
@@ -151,6 +151,36 @@ class ProbabilityTable:
             table.sums[number] = np.bincount(places, weights=shown, minlength=BINS + 1)
         return table
 
+    @classmethod
+    def of_bytes(cls, truth: ArrayLike, steps: ArrayLike) -> ProbabilityTable:
+        """Count one mask whose probabilities are bytes: the same table, quicker.
+
+        Args:
+            truth: as in :meth:`of`.
+            steps: uint8 (classes, rows, cols), steps of 1/250; pixels where one is 255 are not counted.
+
+        Raises:
+            LossError: shapes that do not fit.
+
+        Example:
+            >>> table = ProbabilityTable.of_bytes([[1, 0, 255]], [[[225, 25, 0]]])
+            >>> table.scan().hits[100], round(table.calibration().expected_error, 3)
+            (np.int64(1), 0.1)
+        """
+        labels, values = np.asarray(truth, np.uint8), np.asarray(steps, np.uint8)
+        if values.ndim != 3 or labels.shape != values.shape[1:]:
+            raise LossError(
+                f"truth is {labels.shape}, steps are {values.shape}; needed are (rows, cols) and (classes, rows, cols)"
+            )
+        counted = (labels != UNLABELLED) & (values <= BINS).all(0)
+        labels = labels[counted]
+        table = cls.zeros(len(values))
+        for number, plane in enumerate(values):
+            pairs = np.bincount((labels == number + 1) * np.intp(256) + plane[counted], minlength=512)
+            table.counts[number] = pairs.reshape(2, 256)[:, : BINS + 1]
+            table.sums[number] = table.counts[number].sum(0) * np.arange(BINS + 1) / BINS
+        return table
+
     def __add__(self, other: ProbabilityTable) -> ProbabilityTable:
         if not isinstance(other, ProbabilityTable):
             return NotImplemented
@@ -173,7 +203,7 @@ class ProbabilityTable:
 
         Args:
             number: of the class, from 0.
-            bins: a divisor of 200.
+            bins: a divisor of 250.
 
         Raises:
             LossError: another number of bins.

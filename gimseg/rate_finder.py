@@ -15,7 +15,7 @@ import torch
 from gimseg.balance import count_classes
 from gimseg.datasets import Dataset, Datasets
 from gimseg.errors import TrainingError
-from gimseg.fitting import Fit
+from gimseg.fitting import Fit, Report
 from gimseg.labelled_windows import Sample
 from gimseg.losses import parse_loss
 from gimseg.outputs import check_outputs, staged
@@ -110,9 +110,8 @@ def find_rate(
     with tempfile.TemporaryDirectory() as folder:
         classes = len(datasets.legend.classes) + 1
         scan = _Scan(network, loss, once, steps, classes, Path(folder) / "metrics.csv")
-        run_training(
-            scan, TrainingWindows(beginning.recipe, ground, once), Path(folder), device, progress, scored=False
-        )
+        windows = TrainingWindows(beginning.recipe, ground, once)
+        run_training(scan, windows, Path(folder), device, [Report(progress)], scored=False)
     found = RateScan(tuple(scan.rates[: len(scan.smoothed)]), tuple(scan.smoothed))
     if plot is not None:
         _draw(found, plot)

@@ -58,10 +58,6 @@ class Amount:
             return math.ceil(self.value / (pixel_m[0] * pixel_m[1]) - 1e-9)
         return math.floor(self.value / min(pixel_m) + 1e-9)
 
-    def metres(self, pixel_m: Sides) -> float:
-        """A length, m."""
-        return self.value * min(pixel_m) if self.unit == "px" else self.value
-
 
 class _Brushed(NamedTuple):
     """A filter of masks with a brush."""
@@ -169,7 +165,9 @@ class _BrushStep:
         return self.passes * self.radius.pixels(pixel_m)
 
     def __call__(self, mask: Mask, ground: Ground) -> Mask:
-        return self.work(mask, disk(self.radius.metres(ground.pixel_m), ground.pixel_m))
+        # Pixels are counted as they are, though their sides differ by a little nearly everywhere.
+        sides = (1.0, 1.0) if self.radius.unit == "px" else ground.pixel_m
+        return self.work(mask, disk(self.radius.value, sides))
 
 
 class Open(_BrushStep):
@@ -273,6 +271,25 @@ class Refinement:
     def of_probabilities(self) -> bool:
         """Whether probabilities are needed, and not a mask alone."""
         return any(_rank(step) < 2 for step in self.steps)
+
+    @property
+    def needs_image(self) -> bool:
+        """Whether a step looks at the image."""
+        return any(isinstance(step, Guided) for step in self.steps)
+
+    @property
+    def needs_metres(self) -> bool:
+        """Whether a length or an area is given in metres."""
+        return any(getattr(step, item.name).unit in ("m", "m2") for step in self.steps for item in fields(step))
+
+    def check_classes(self, classes: int) -> None:
+        """Refuse a chain that is not for so many classes, without the background.
+
+        Raises:
+            RefinementError: a step is for one class alone.
+        """
+        if classes > 1 and any(isinstance(step, Hysteresis) for step in self.steps):
+            raise RefinementError(f"hysteresis is for one class, there are {classes}: leave it out")
 
     def margin(self, pixel_m: Sides) -> int:
         """Pixels around a region that its result depends on."""

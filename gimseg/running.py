@@ -45,7 +45,7 @@ def predict_blocks(
     threads = readers()
 
     def load(block: Block) -> Loaded:
-        return load_block(plan.view, plan.lattice, block, plan.aoi)
+        return load_block(plan.view, plan.lattice, block, plan.asked)
 
     def keep(finished: Finished) -> None:
         unread = [_told(plan, item.roi, item.reason) for item in finished.unread]

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from odc.geo.geobox import GeoBox
@@ -180,11 +181,13 @@ def hold_out(
         # About forty blocks a dataset: enough to choose from, large enough to hold objects.
         side_px = int(np.clip(math.sqrt(labelled / 40), window // 4, 4 * window)) if labelled else window
         side = side_px * max(abs(scenes[index].geobox.transform.a) for index in members)
-        blocks = {index: _blocks(surveys[index], side, share, seed) for index in members}
+        held = {index: _held_blocks(surveys[index], side, share, seed) for index in members}
         for index in members:
+            grid = scenes[index].geobox
             # Ground that one raster holds out is held out in all that show it.
-            alike = [blocks[other].held for other in members if scenes[other].geobox.crs == scenes[index].geobox.crs]
-            scenes[index] = replace(scenes[index], holdout=replace(blocks[index], held=frozenset().union(*alike)))
+            alike = [held[other] for other in members if scenes[other].geobox.crs == grid.crs]
+            blocks = GroundBlocks(side, frozenset().union(*alike), min(side / 4, 16 * abs(grid.transform.a)))
+            scenes[index] = replace(scenes[index], holdout=blocks)
     return tuple(scenes)
 
 
@@ -197,7 +200,7 @@ def _joined(scenes: Sequence[LabelledScene], free: Sequence[int]) -> list[list[i
     return [[index for index in free if group[scenes[index].tag] == name] for name in dict.fromkeys(group.values())]
 
 
-def _blocks(item: Survey, side: float, share: float, seed: int) -> GroundBlocks:
+def _held_blocks(item: Survey, side: float, share: float, seed: int) -> frozenset[tuple[int, int]]:
     transform = item.scene.geobox.transform
     weight: dict[tuple[int, int], int] = {}
     has_objects = item.objects.sum() > 0
@@ -209,9 +212,15 @@ def _blocks(item: Survey, side: float, share: float, seed: int) -> GroundBlocks:
         weight[key] = weight.get(key, 0) + int(plane[row, col])
     worth = [key for key, count in weight.items() if count >= 0.25 * np.median(list(weight.values()))]
     ranked = sorted(worth, key=lambda key: hashlib.sha256(f"{seed}/{key[0]}/{key[1]}".encode()).digest())
-    held = frozenset(ranked[: max(1, round(share * len(ranked)))] if len(ranked) > 1 else ())
-    gap = min(side / 4, 16 * abs(transform.a))
-    return GroundBlocks(side, held, gap)
+    return frozenset(ranked[: max(1, round(share * len(ranked)))] if len(ranked) > 1 else ())
+
+
+class Draws(Protocol):
+    """What draws windows to learn from."""
+
+    def draw(self, count: int, seed: int, hardness: Sequence[np.ndarray] | None = None) -> tuple[WindowRequest, ...]:
+        """`count` windows; the same seed draws the same of what is equally hard."""
+        ...
 
 
 @dataclass(frozen=True)

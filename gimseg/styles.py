@@ -27,6 +27,8 @@ _RAMPS = {
     "probabilities": ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725"),
     "uncertainty": ("#000004", "#57106e", "#bc3754", "#f98e09", "#fcffa4"),
 }
+SCORE_COLOURS = ("#d7191c", "#fdae61", "#ffffbf", "#abd9e9", "#2c7bb6")
+"""Of scores from 0 to 1 in five equal steps, red for the worst: apart also for those who cannot tell red from green."""
 _RAMP_OPACITIES = (0, 120, 180, 220, 255)
 _MARK = "<!-- made by gimseg -->"  # gone once a person saves the style in QGIS
 
@@ -58,6 +60,25 @@ def outline_style(colour: str, *, dashed: bool = False) -> str:
     """
     item = LegendClass("outline", 1, colour)
     return _document(_symbology(Legend((item,)), filled=False, line="dash" if dashed else "solid"))
+
+
+def score_style(field: str) -> str:
+    """Style of areas with a score from 0 to 1: five steps of :data:`SCORE_COLOURS`; without a score they are not shown.
+
+    Args:
+        field: the attribute that holds the score.
+    """
+    settings = {"forceraster": "0", "symbollevels": "0", "enableorderby": "0", "graduatedMethod": "GraduatedColor"}
+    renderer = Element("renderer-v2", {"type": "graduatedSymbol", "attr": field} | settings)
+    ranges, symbols = SubElement(renderer, "ranges"), SubElement(renderer, "symbols")
+    for step, colour in enumerate(SCORE_COLOURS):
+        low, high = (f"{edge / len(SCORE_COLOURS):.1f}" for edge in (step, step + 1))
+        limits = {"lower": low, "upper": high, "label": f"{field} {low} to {high}"}
+        SubElement(ranges, "range", {"render": "true", "symbol": str(step)} | limits)
+        symbols.append(_symbol(str(step), LegendClass(low, 1, colour), filled=True, line_style="solid"))
+    geometry = Element("layerGeometryType")
+    geometry.text = _POLYGON_LAYER
+    return _document([renderer, geometry])
 
 
 def joint_style(legend: Legend) -> str:

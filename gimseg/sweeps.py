@@ -21,7 +21,8 @@ from gimseg.outputs import check_writable
 from gimseg.progress import Progress, silent
 from gimseg.settings import Settings
 from gimseg.settings_files import check_names, read_table, settings_from
-from gimseg.training import fingerprints, train
+from gimseg.training import train
+from gimseg.training_state import fingerprints
 
 _KEYS = ("data", "training", "grid", "run")
 _LONGEST_NAME = 80

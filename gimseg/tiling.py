@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
 
+import numpy as np
+
 from gimseg.errors import TilingError
 
 Roi = tuple[slice, slice]
@@ -210,6 +212,20 @@ class Lattice:
         """Rows and columns of the cells that meet a region of the raster."""
         return self._cells(0, roi[0]), self._cells(1, roi[1])
 
+    def cell_numbers(self, roi: Roi) -> tuple[np.ndarray, np.ndarray]:
+        """In which row of cells each row of a region lies, and in which column each column.
+
+        Example:
+            >>> lattice = Lattice((8, 8), window=(4, 4), halo=1)
+            >>> lattice.cell_numbers((slice(2, 5), slice(0, 8)))[0].tolist()
+            [0, 1, 1]
+        """
+        rows, cols = (
+            np.minimum(np.maximum(np.arange(part.start, part.stop) - self.halo, 0) // cell, count - 1)
+            for part, cell, count in zip(roi, self.cell, self.counts, strict=True)
+        )
+        return rows, cols
+
     def windows_for(self, roi: Roi) -> Iterator[Window]:
         """The windows that answer for a region, row by row."""
         rows, cols = (self._answering(axis, part) for axis, part in enumerate(roi))
@@ -347,6 +363,20 @@ def chunks(shape: tuple[int, int], rows: int, cols: int) -> Iterator[Roi]:
     for top in range(0, shape[0], rows):
         for left in range(0, shape[1], cols):
             yield slice(top, min(top + rows, shape[0])), slice(left, min(left + cols, shape[1]))
+
+
+def widened(roi: Roi, margins: tuple[int, int], shape: tuple[int, int]) -> Roi:
+    """A region with so many rows and columns more on each side, as far as the raster goes.
+
+    Example:
+        >>> widened((slice(5, 10), slice(0, 4)), (2, 3), (11, 20))
+        (slice(3, 11, None), slice(0, 7, None))
+    """
+    rows, cols = (
+        slice(max(0, part.start - margin), min(size, part.stop + margin))
+        for part, margin, size in zip(roi, margins, shape, strict=True)
+    )
+    return rows, cols
 
 
 def overlap(one: Roi, other: Roi) -> Roi | None:

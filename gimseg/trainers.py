@@ -14,8 +14,7 @@ from typing import Any
 import torch
 
 from gimseg.errors import TrainingError
-from gimseg.fitting import Fit, Report
-from gimseg.progress import Progress
+from gimseg.fitting import Fit
 from gimseg.settings import PRECISIONS, Settings
 from gimseg.torchvision_ops import declare_missing_operators
 
@@ -31,8 +30,7 @@ def run_training(
     windows: LightningDataModule,
     work: Path,
     device: str,
-    progress: Progress,
-    further: Sequence[Callback] = (),
+    callbacks: Sequence[Callback] = (),
     *,
     scored: bool = True,
 ) -> None:
@@ -43,8 +41,7 @@ def run_training(
         windows: to learn from, and to score on.
         work: folder of checkpoints and logs.
         device: ``auto``, ``cpu``, ``cuda``.
-        progress: told after each step.
-        further: callbacks beside those that the settings ask for.
+        callbacks: beside those that the settings ask for.
         scored: there is ground to choose the best epoch by.
 
     Of several processes that learn side by side only the first comes back: the others have
@@ -54,7 +51,7 @@ def run_training(
         TrainingError: the devices or the log that were asked for are not there.
         KeyboardInterrupt: the user stopped it.
     """
-    trainer = make_trainer(fit.settings, work, device, progress, further, scored=scored)
+    trainer = make_trainer(fit.settings, work, device, callbacks, scored=scored)
     last = work / "last.ckpt"
     try:
         trainer.fit(fit, datamodule=windows, ckpt_path=str(last) if last.exists() else None, weights_only=True)
@@ -73,7 +70,7 @@ def is_first_process() -> bool:
 
 
 def make_trainer(
-    settings: Settings, work: Path, device: str, progress: Progress, further: Sequence[Callback] = (), *, scored: bool
+    settings: Settings, work: Path, device: str, callbacks: Sequence[Callback] = (), *, scored: bool
 ) -> Trainer:
     """Lightning's trainer; see :func:`run_training`."""
     # Lightning writes a last state only beside a best one: where nothing is scored, the last takes its place.
@@ -87,10 +84,10 @@ def make_trainer(
         enable_version_counter=False,
         save_on_train_epoch_end=True,
     )
-    callbacks: list[Any] = [Report(progress), checkpoint, *further]
+    own: list[Any] = [checkpoint]
     if settings.patience and scored:
         stop = EarlyStopping("val_iou", settings.min_gain, settings.patience, mode="max", check_on_train_epoch_end=True)
-        callbacks.append(stop)
+        own.append(stop)
     _quiet_lightning()
     return Trainer(
         accelerator={"auto": "auto", "cuda": "gpu"}.get(device, device),
@@ -99,7 +96,7 @@ def make_trainer(
         strategy="ddp_find_unused_parameters_true" if settings.devices > 1 else "auto",
         precision=_precision(settings.precision, device),  # type: ignore[arg-type]
         max_epochs=settings.epochs,
-        callbacks=callbacks,
+        callbacks=[*callbacks, *own],
         logger=_logger(settings, work),
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ from gimseg import __version__
 from gimseg.augmentation import Augmentation
 from gimseg.balance import count_classes
 from gimseg.datasets import Dataset, Datasets
-from gimseg.errors import OutputError, ResumeError
+from gimseg.errors import OutputError
 from gimseg.exemplars import write_exemplars, write_test_exemplars
-from gimseg.fitting import Fit, draw_history, write_history
+from gimseg.fitting import Fit, Report, draw_history, write_history
 from gimseg.hardness import Hardness
 from gimseg.labelled_windows import Finish, Frame, LabelledWindows, Prepare, Sample
 from gimseg.losses import parse_loss
@@ -34,11 +33,12 @@ from gimseg.outputs import check_writable
 from gimseg.progress import Progress, silent
 from gimseg.radiometry import levels
 from gimseg.rasters import Pixels
-from gimseg.sampling import WindowSampler, covering_windows
+from gimseg.sampling import Draws, WindowSampler, covering_windows
 from gimseg.settings import Settings
 from gimseg.torchvision_ops import declare_missing_operators
-from gimseg.trainers import is_first_process, run_training
+from gimseg.trainers import run_training
 from gimseg.training_ground import Ground, survey_ground
+from gimseg.training_state import declared, fingerprints, open_work
 
 declare_missing_operators()
 
@@ -157,56 +157,6 @@ def _first_recipe(datasets: Datasets, ground: Ground, settings: Settings) -> Rec
     )
 
 
-def open_work(work: Path, identity: Mapping[str, Any], *, restart: bool = False) -> None:
-    """Make the folder of a training's state, or find it.
-
-    Args:
-        work: the folder.
-        identity: what pins the state: settings, data.
-        restart: throw away what is there.
-
-    Raises:
-        ResumeError: it is of another training.
-    """
-    if not is_first_process():
-        return
-    told = json.dumps(identity, indent=1, default=str)
-    pinned = work / "training.json"
-    if restart and work.exists():
-        shutil.rmtree(work)
-    if pinned.exists() and pinned.read_text(encoding="utf-8") != told:
-        raise ResumeError(
-            f"{work} holds the state of a training with other settings or data (compare {pinned.name}): "
-            "start the same training again to go on, or give --restart to throw that state away"
-        )
-    work.mkdir(parents=True, exist_ok=True)
-    pinned.write_text(told, encoding="utf-8")
-
-
-def declared(datasets: Datasets) -> dict[str, dict[str, str]]:
-    """What was said of each dataset besides its files, by tag."""
-    named = [item.name for item in fields(Dataset) if item.name != "tag" and not item.name.endswith("_paths")]
-    return {item.tag: {name: str(getattr(item, name)) for name in named} for item in datasets}
-
-
-def fingerprints(datasets: Datasets) -> dict[str, str]:
-    """File name -> size and hash of samples of its content, for every file of the datasets."""
-    found = {}
-    for dataset in datasets:
-        for path in (*dataset.images, *dataset.masks, *dataset.aois, *dataset.ignored):
-            name = str(path).split("|")[0]
-            if not os.path.isfile(name):
-                continue
-            size = os.path.getsize(name)
-            digest = hashlib.sha256(str(size).encode())
-            with open(name, "rb") as file:
-                for place in (0, size // 2, max(0, size - 65536)):
-                    file.seek(place)
-                    digest.update(file.read(65536))
-            found[f"{dataset.tag}/{os.path.basename(name)}"] = f"{size} bytes, sha256 {digest.hexdigest()[:16]}"
-    return found
-
-
 def training_windows(recipe: Recipe, augmentation: Augmentation | None, resolutions: Sequence[float] = ()) -> Prepare:
     """Draws how a window is varied; finishes it as the network takes it.
 
@@ -245,7 +195,7 @@ class TrainingWindows(LightningDataModule):
         self.recipe = recipe
         self.ground = ground
         self.settings = settings
-        self.sampler = WindowSampler(
+        self.sampler: Draws = WindowSampler(
             ground.train,
             settings.window,
             settings.object_share,
@@ -260,7 +210,8 @@ class TrainingWindows(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         epoch = self.trainer.current_epoch if self.trainer else 0
         seed = self.settings.seed * 10_007 + epoch
-        self.requests = self.sampler.draw(self.settings.windows_per_epoch, seed, self.hardness.weights())
+        known = {"hardness": self.hardness.weights()} if self.settings.hard_share else {}
+        self.requests = self.sampler.draw(self.settings.windows_per_epoch, seed, **known)
         scenes = [item.scene for item in self.ground.train]
         prepare = training_windows(self.recipe, self.settings.augmentation, self.settings.resolutions)
         split = "train" if any(scene.splits for scene in scenes) else None
@@ -330,7 +281,7 @@ def fit_network(
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     fit = Fit(network, loss, settings, steps, classes, work / "metrics.csv", teacher)
     further = [_NoteHardness(windows)] if settings.hard_share else []
-    run_training(fit, windows, work, device, progress, further, scored=bool(ground.val))
+    run_training(fit, windows, work, device, [Report(progress), *further], scored=bool(ground.val))
     return fit
 
 

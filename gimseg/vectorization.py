@@ -24,6 +24,7 @@ from gimseg.attributes import Attributes, ClassTally, fields_in
 from gimseg.cleaning import Cleaned, Cleaning
 from gimseg.confidence import Probabilities
 from gimseg.crew import Crew
+from gimseg.earlier import EarlierLayer
 from gimseg.errors import OutputError, TilingError, VectorError
 from gimseg.geopackages import POLYGONS, FurtherLayer, complete_geopackage
 from gimseg.ground import Ground
@@ -101,6 +102,7 @@ def vectorize(
     probabilities: PathLike | None = None,
     origin: Origin | None = None,
     layers: Sequence[FurtherLayer] = (),
+    earlier: EarlierLayer | None = None,
     overwrite: bool = False,
     block: int = 2048,
     progress: Progress = silent,
@@ -126,10 +128,11 @@ def vectorize(
             default the mask itself if a `threshold` is given, else there is none.
         origin: model and date of the polygons; by default what the mask's tags say.
         layers: further layers for each GeoPackage.
+        earlier: polygons that were delivered before, of a mask that was predicted again in part.
         overwrite: existing outputs, and a style that a person made, may be replaced.
         block: about block x block pixels are worked on together; changes no polygon.
         progress: told of millions of pixels done.
-        **options: those of :class:`gimseg.masks.Reading`: ``band``, ``values``, ``threshold``;
+        **options: those of :class:`gimseg.masks.Reading`: ``band``, ``values``, ``threshold``, ``refine``;
             and of :class:`gimseg.cleaning.Cleaning`: ``min_area_m2``, ``fill_holes_m2``,
             ``simplify_m``, ``coverage``, ``smooth_m``, ``right_angles``.
 
@@ -140,6 +143,7 @@ def vectorize(
         GridError: an area was asked for and the mask has no usable CRS, or the
             probabilities lie elsewhere.
         LegendError: the legend cannot be read.
+        VectorError: the earlier polygons are not those of the mask.
     """
     paths = tuple(map(Path, [outputs] if isinstance(outputs, str | os.PathLike) else outputs))
     reading = Reading(**{name: options.pop(name) for name in READING_NAMES if name in options})
@@ -166,6 +170,8 @@ def vectorize(
     with Crew(regions.workers) as crew:
         traced = regions.stream(crew, progress)
         frames = _frames(steps.stream(_gathered(traced), ground), source, attributes, tally)
+        if earlier is not None:
+            frames = earlier.carry(frames)
         _write_all(paths, frames, attributes, _Dress(tally, kept, tuple(layers)))
     count = sum(tally.counts.values())
     notes = ground.notes + regions.notes

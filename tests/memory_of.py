@@ -1,6 +1,8 @@
 """Predict a raster with a network that costs nothing, and print the peak memory of this process, MB.
 
-python memory_of.py RASTER OUTPUT [RESOLUTION]
+python memory_of.py RASTER OUTPUT [RESOLUTION [all]]
+
+``all``: with probabilities and uncertainty, everything on the raster's own grid.
 """
 
 from __future__ import annotations
@@ -8,16 +10,20 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from networks_for_tests import Brightness, model
 
 from gimseg.inference import Predictor
+from gimseg.products import Products
 
 
 def main() -> None:
-    raster, output, *resolution = sys.argv[1:]
+    raster, output, *more = sys.argv[1:]
     given = model(Brightness(127.5), bands=(1, 2, 3), mean=(0.0,) * 3, std=(1.0,) * 3, halo=32, window=1024)
-    options = {"resolution": float(resolution[0])} if resolution else {}
+    options: dict[str, Any] = {"resolution": float(more[0])} if more else {}
+    if more[1:]:
+        options |= {"match_input": True, "products": Products(probabilities=True, uncertainty="entropy")}
     Predictor(given).predict(raster, output, **options)
     print(peak_mb())
 

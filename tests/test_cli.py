@@ -93,7 +93,7 @@ def test_train_evaluate_info_vectorize(world: Path, tmp_path: Path, capsys: pyte
     capsys.readouterr()
     assert run("evaluate", world / "data.toml", "--mask", mask, "-o", tmp_path / "again.json") == 0
     # The model and the mask that it wrote have the same scores.
-    assert json.loads((tmp_path / "again.json").read_text())["splits"] == json.loads(scores.read_text())["splits"]
+    assert json.loads((tmp_path / "again.json").read_text())["rasters"] == json.loads(scores.read_text())["rasters"]
     assert run("vectorize", mask, "-o", tmp_path / "p.gpkg", "--min-area", 50, "--simplify", 0.5) == 0
     assert geopandas.read_file(tmp_path / "p.gpkg", layer="polygons").area.min() > 40
 

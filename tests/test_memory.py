@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
 from rasterio.windows import Window
+from shapely.geometry import box
 from worlds import noise, north_up
 
 pytestmark = pytest.mark.slow
@@ -29,9 +31,9 @@ def sparse_raster(path: Path, shape: tuple[int, int], **options: object) -> Path
     return path
 
 
-def peak(raster: Path, output: Path, *options: str) -> int:
-    """MB that predicting it took, in a process of its own."""
-    command = [sys.executable, str(TESTS / "memory_of.py"), str(raster), str(output), *options]
+def peak(raster: Path, output: Path, *options: str, script: str = "memory_of.py") -> int:
+    """MB that predicting it took, or scoring it, in a process of its own."""
+    command = [sys.executable, str(TESTS / script), str(raster), str(output), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=TESTS.parent)
     return int(done.stdout.split()[-1])
 
@@ -54,10 +56,24 @@ def test_peak_memory_does_not_grow_with_the_raster(high: bool, kind: str, tmp_pa
     assert peaks[1] < 2000
 
 
-def test_nor_where_it_is_resampled(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [("2",), ("2", "all")], ids=["classes", "all products, as the input"])
+def test_nor_where_it_is_resampled(options: tuple[str, ...], tmp_path: Path) -> None:
     peaks = []
     for length in (25_000, 100_000):
         raster = sparse_raster(tmp_path / f"{length}.tif", (4096, length), **STRIPS)
-        peaks.append(peak(raster, tmp_path / f"{length}_mask.tif", "2"))
-    print("resampled strips", peaks)
+        peaks.append(peak(raster, tmp_path / f"{length}_mask.tif", *options))
+    print("resampled strips", options, peaks)
+    assert peaks[1] < 1.1 * peaks[0]
+
+
+def test_nor_where_it_is_scored(tmp_path: Path) -> None:
+    peaks = []
+    for length in (30_000, 120_000):
+        raster = sparse_raster(tmp_path / f"{length}.tif", (2048, length), **TILED)
+        rng = np.random.default_rng(0)
+        places = zip(500_000 + rng.random(300) * length, 5_000_000 - rng.random(300) * 2048, strict=True)
+        truth = tmp_path / f"{length}.gpkg"
+        geopandas.GeoDataFrame(geometry=[box(x, y, x + 20, y + 20) for x, y in places], crs="EPSG:32633").to_file(truth)
+        peaks.append(peak(raster, truth, script="memory_of_scores.py"))
+    print("scored", peaks)
     assert peaks[1] < 1.1 * peaks[0]

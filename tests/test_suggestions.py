@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from pathlib import Path
+
+import geopandas
 import numpy as np
 import pytest
+import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks_for_tests import Reach, brightness_model, model
 from odc.geo.geobox import GeoBox
+from scipy import ndimage
+from worlds import UTM, noise, write_raster
 
-from gimseg.correction.suggestions import Doubt, estimate_iou, suggest, to_frame
-from gimseg.errors import CorrectionError
+from gimseg.correction.doubts import count_objects
+from gimseg.correction.suggesting import suggest
+from gimseg.correction.suggestions import Doubt, choose_squares, estimate_iou, to_frame
+from gimseg.errors import CorrectionError, OutputError
 from gimseg.metrics import Confusion
 
 seeds = st.integers(0, 2**31)
@@ -26,7 +36,7 @@ def drawn(seed: int, shape: tuple[int, int] = (40, 60), cell: int = 16) -> Doubt
 @given(seeds, st.integers(2, 20))
 def test_squares_do_not_overlap_and_lie_on_valid_ground(seed: int, count: int) -> None:
     doubt = drawn(seed)
-    found = suggest(doubt, count, seed=seed)
+    found = choose_squares({"uncertainty": doubt}, count, seed=seed)
     assert len(found) == count
     assert sum(one.kind == "random" for one in found) == max(1, round(count / 5))
     for place, one in enumerate(found):
@@ -42,8 +52,8 @@ def test_the_place_of_greatest_doubt_comes_first() -> None:
     doubt = drawn(0)
     doubt.total[:] *= 0.1
     doubt.total[30:34, 40:44] = 256
-    first = suggest(doubt, 6)[0]
-    assert (first.row, first.col, first.kind) == (30 * 16, 40 * 16, "doubt")
+    first = choose_squares({"uncertainty": doubt}, 6)[0]
+    assert (first.row, first.col, first.kind) == (30 * 16, 40 * 16, "uncertainty")
     assert first.score == pytest.approx(1.0)
 
 
@@ -51,7 +61,11 @@ def test_the_place_of_greatest_doubt_comes_first() -> None:
 @given(seeds)
 def test_random_squares_know_nothing_of_the_doubt(seed: int) -> None:
     one, other = (
-        {(item.row, item.col) for item in suggest(drawn(which), 10, seed=seed) if item.kind == "random"}
+        {
+            (item.row, item.col)
+            for item in choose_squares({"doubt": drawn(which)}, 10, seed=seed)
+            if item.kind == "random"
+        }
         for which in (seed, seed + 1)
     )
     assert one == other
@@ -61,7 +75,7 @@ def test_random_squares_are_drawn_from_all_places_alike() -> None:
     doubt = drawn(0, (6, 6), 8)._replace(valid=np.full((6, 6), 64))
     counts = np.zeros((5, 5))
     for seed in range(2000):
-        (item,) = [item for item in suggest(doubt, 2, cells=2, seed=seed) if item.kind == "random"]
+        (item,) = [item for item in choose_squares({"doubt": doubt}, 2, cells=2, seed=seed) if item.kind == "random"]
         counts[item.row // 8, item.col // 8] += 1
     # 80 a place on average, deviation 9.
     assert counts.min() > 40
@@ -75,8 +89,8 @@ def test_doubt_added_region_by_region_is_that_of_the_whole(seed: int, parts: int
     values, valid = rng.random((70, 50)), rng.random((70, 50)) < 0.8
     whole, pieces = Doubt.zeros((70, 50), 8), Doubt.zeros((70, 50), 8)
     whole.add((slice(0, 70), slice(0, 50)), values, valid)
-    for top in range(0, 70, 8 * parts):
-        roi = (slice(top, min(top + 8 * parts, 70)), slice(0, 50))
+    for top in range(0, 70, 7 * parts):
+        roi = (slice(top, min(top + 7 * parts, 70)), slice(0, 50))
         pieces.add(roi, values[roi], valid[roi])
     np.testing.assert_allclose(whole.total, pieces.total)
     np.testing.assert_array_equal(whole.valid, pieces.valid)
@@ -87,16 +101,16 @@ def test_doubt_added_region_by_region_is_that_of_the_whole(seed: int, parts: int
 def test_small_rasters_give_what_fits() -> None:
     doubt = Doubt.zeros((20, 20), 16)
     doubt.add((slice(0, 20), slice(0, 20)), np.ones((20, 20)), np.ones((20, 20), bool))
-    assert len(suggest(doubt, 10)) == 1
+    assert len(choose_squares({"doubt": doubt}, 10)) == 1
     with pytest.raises(CorrectionError, match="nothing of the raster"):
-        suggest(Doubt.zeros((20, 20), 16), 3)
+        choose_squares({"doubt": Doubt.zeros((20, 20), 16)}, 3)
     with pytest.raises(CorrectionError, match="1 at least"):
-        suggest(doubt, 0)
+        choose_squares({"doubt": doubt}, 0)
 
 
 def test_a_layer_of_suggestions_lies_on_the_raster() -> None:
     geobox = GeoBox.from_bbox((0, 0, 960, 640), "EPSG:32633", resolution=1)
-    frame = to_frame(suggest(drawn(1), 7), geobox)
+    frame = to_frame(choose_squares({"doubt": drawn(1)}, 7), geobox)
     assert list(frame["rank"]) == [1, 2, 3, 4, 5, 6, 7]
     assert frame.crs == "EPSG:32633"
     assert (frame.area == 64 * 64).all()
@@ -108,7 +122,85 @@ def test_an_estimate_from_random_squares_is_near_the_truth() -> None:
     truth = (rng.random((640, 960)) < 0.2).astype(np.uint8)
     guess = np.where(rng.random(truth.shape) < 0.1, 1 - truth, truth)
     whole = Confusion.of(truth, guess, 2).mean_iou
-    squares = [item for seed in range(20) for item in suggest(drawn(seed), 10, seed=seed) if item.kind == "random"]
+    squares = [
+        item
+        for seed in range(20)
+        for item in choose_squares({"doubt": drawn(seed)}, 10, seed=seed)
+        if item.kind == "random"
+    ]
     found = estimate_iou([Confusion.of(truth[item.roi], guess[item.roi], 2) for item in squares])
     assert found.score == pytest.approx(whole, abs=0.02)
     assert found.low < found.score < found.high < found.low + 0.05
+
+
+def test_measures_of_doubt_take_turns() -> None:
+    found = choose_squares({"one": drawn(0), "two": drawn(1), "three": drawn(2)}, 10)
+    kinds = [item.kind for item in found]
+    assert [kinds.count(name) for name in ("one", "two", "three", "random")] == [3, 3, 2, 2]
+    assert kinds == sorted(kinds, key=["one", "two", "three", "random"].index)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seeds, st.integers(1, 3))
+def test_objects_less_holes_are_counted_pixel_by_pixel(seed: int, classes: int) -> None:
+    rng = np.random.default_rng(seed)
+    mask = ndimage.median_filter(rng.integers(0, classes + 1, (40, 50)), 3).astype(np.uint8)
+    expected = 0
+    for value in range(1, classes + 1):
+        filled = ndimage.binary_fill_holes(np.pad(mask == value, 1), np.ones((3, 3)))
+        holes = ndimage.label(~np.pad(mask == value, 1), np.ones((3, 3)))[1] - 1
+        expected += ndimage.label(mask == value)[1] - holes
+        assert filled.any() == (mask == value).any()
+    assert count_objects(mask).sum() == expected
+
+
+def world(folder: Path) -> Path:
+    """Dark left half, and a right half in which nobody can be sure."""
+    values = np.full((200, 300), 20, np.uint8)
+    values[:, 150:] = noise((200, 150), low=110, high=140)
+    return write_raster(folder / "image.tif", values)
+
+
+def test_areas_are_written_where_the_model_is_unsure(tmp_path: Path) -> None:
+    done = suggest(world(tmp_path), brightness_model(0.0, mean=(127.5,), std=(10.0,)), tmp_path / "s.gpkg", side_m=24)
+    frame = geopandas.read_file(tmp_path / "s.gpkg", layer="suggestions")
+    assert list(frame["kind"]) == ["uncertainty"] * 8 + ["random"] * 2
+    assert (frame.bounds["minx"][:8] >= 500_150 - 24).all() and frame.crs == UTM
+    assert done.side_m == 24 and (frame.area == 24 * 24).all()
+    assert "10 areas of 24 x 24 m, 8 by uncertainty, 2 at random" in done.text()
+    assert frame["objects"][0] > 20 and frame["minutes"][0] == round(frame["objects"][0] / 6, 1)
+    with pytest.raises(OutputError, match="exists"):
+        suggest(world(tmp_path), brightness_model(), tmp_path / "s.gpkg")
+
+
+def test_areas_are_where_models_or_views_disagree_and_an_older_layer_differs(tmp_path: Path) -> None:
+    raster = world(tmp_path)
+    several = [brightness_model(10.0), brightness_model(30.0)]
+    suggest(raster, several, tmp_path / "models.gpkg", count=4, side_m=24)
+    frame = geopandas.read_file(tmp_path / "models.gpkg", layer="suggestions")
+    by = frame[frame["kind"] == "disagreement"]
+    assert len(by) == 1 and by["doubt"].item() == 1 and by.bounds["maxx"].item() <= 500_150
+    suggest(raster, model(Reach(4)), tmp_path / "views.gpkg", count=4, side_m=24, tta="flips")
+    assert set(geopandas.read_file(tmp_path / "views.gpkg", layer="suggestions")["kind"]) == {
+        "uncertainty",
+        "disagreement",
+        "random",
+    }
+    older = geopandas.GeoDataFrame(geometry=[shapely.box(500_000, 4_999_900, 500_020, 4_999_920)], crs=UTM)
+    older.to_crs("EPSG:4326").to_file(tmp_path / "older.gpkg")
+    dark = brightness_model(300.0)
+    suggest(raster, dark, tmp_path / "d.gpkg", count=3, side_m=20, older=tmp_path / "older.gpkg")
+    frame = geopandas.read_file(tmp_path / "d.gpkg", layer="suggestions")
+    best = frame[frame["kind"] == "difference"].iloc[0]
+    assert best["doubt"] > 0.9 and best.geometry.intersection(older.geometry[0]).area > 0.9 * 400
+
+
+def test_the_memory_of_a_search_does_not_grow_with_the_raster(tmp_path: Path) -> None:
+    peaks = []
+    for rows in (3000, 12_000):
+        raster = write_raster(tmp_path / f"{rows}.tif", noise((rows, 1500)), tiled=True)
+        tracemalloc.start()
+        suggest(raster, brightness_model(), tmp_path / f"{rows}.gpkg")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]

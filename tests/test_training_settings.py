@@ -6,7 +6,7 @@ import copy
 import csv
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def fitted(folder: Path, given: list[dict[str, torch.Tensor]], network: nn.Modul
     folder.mkdir(exist_ok=True)
     fit = Fit(network or nn.Conv2d(3, 1, 3, padding=1), parse_loss("ce"), settings, steps, 2, folder / "metrics.csv")
     keep = Keep()
-    run_training(fit, Batches(given), folder, "cpu", silent, [keep] if network is None else [])
+    run_training(fit, Batches(given), folder, "cpu", [keep] if network is None else [])
     return fit, keep.seen
 
 
@@ -246,16 +246,20 @@ def test_what_was_hard_is_known_after_going_on(tmp_path: Path) -> None:
     assert all(plane.isfinite().any() for plane in known)
     more = replace(settings, epochs=2)
     second = TrainingWindows(beginning.recipe, beginning.ground, more)
-    drawn: list[Any] = []
-    draw = second.sampler.draw
-    object.__setattr__(
-        second, "sampler", type("Seen", (), {"draw": lambda self, *given: drawn.append(given) or draw(*given)})()
-    )
+    seen: list[Any] = []
+
+    class Watched(type(second.sampler)):  # type: ignore[misc]
+        def draw(self, count: int, seed: int, hardness: Any = None) -> Any:
+            seen.append(hardness)
+            return super().draw(count, seed, hardness)
+
+    sampler = second.sampler
+    second.sampler = Watched(**{item.name: getattr(sampler, item.name) for item in fields(sampler)})
     fit_network(beginning.network, second, tmp_path, "cpu", silent)
-    hardness = drawn[-1][2]
+    hardness = seen[-1]
     assert all(
-        np.allclose(seen[plane.isfinite()], plane[plane.isfinite()])
-        for seen, plane in zip(hardness, known, strict=True)
+        np.allclose(drawn[plane.isfinite()], plane[plane.isfinite()])
+        for drawn, plane in zip(hardness, known, strict=True)
     )
 
 
@@ -321,7 +325,7 @@ def test_settings_that_are_wrong_are_told(tmp_path: Path, text: str, match: str)
 SCRIPT = """
 import sys
 sys.path[:0] = [{tests!r}, {root!r}]
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from test_training import QUICK
 from gimseg import Dataset, train

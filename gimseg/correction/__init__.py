@@ -12,9 +12,13 @@ _HOMES = {
     "check": "loop",
     "train": "loop",
     "listed": "listing",
+    "suggest": "suggesting",
+    "report": "reporting",
+    "accept": "accepting",
+    "rollback": "accepting",
 }
 
-__all__ = ["check", "listed", "start", "train"]
+__all__ = ["accept", "check", "listed", "report", "rollback", "start", "suggest", "train"]
 
 
 def __getattr__(name: str) -> object:

@@ -46,7 +46,9 @@ class DrawnBlocks:
     never: frozenset[Number] = frozenset()
 
     def __contains__(self, number: object) -> bool:
-        column, row = number  # type: ignore[misc]
+        if not isinstance(number, tuple):
+            return False
+        column, row = number
         if number in self.also or number in self.never:
             return number in self.also
         digest = hashlib.sha256(f"{_SEED}/{column // 2}/{row // 2}".encode()).digest()

@@ -112,9 +112,9 @@ def start(
     correction = Correction(
         folder=folder,
         parent=chosen,
-        rasters=tuple(map(os.fspath, paths)),
+        rasters=tuple(os.fspath(path) for path in paths),
         opening=Opening(**opening),
-        segments=tuple(map(os.fspath, _segments(home, paths) if segments is None else segments)),
+        segments=tuple(os.fspath(path) for path in (_segments(home, paths) if segments is None else segments)),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     home.rounds.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Areas that are worth an analyst's time, and what drawing some of them tells about the whole raster.
 
-Most suggestions are the places where the model doubts most; they improve it. A fifth
+Most suggestions are the places where the prediction is doubted most; they improve it. A fifth
 are drawn at random, whatever the model thinks of them: only these tell, without
 bias, how good the prediction is everywhere.
 """
@@ -8,7 +8,7 @@ bias, how good the prediction is everywhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,6 +23,12 @@ from gimseg.metrics import Confusion
 
 RANDOM_SHARE = 0.2
 """Share of the suggestions that are drawn at random."""
+MOST_OBJECTS = 40
+"""In most squares, so that one is drawn in minutes."""
+SECONDS_AN_OBJECT = 10
+"""That it takes to draw one, taken for the estimate of minutes."""
+_SIDES = (16, 12, 8, 6, 4, 3, 2, 1)
+_MOSTLY = 0.75
 _LEAST_VALID = 0.5
 
 
@@ -34,8 +40,9 @@ class Suggestion:
         row: of its upper left pixel on the grid.
         col: likewise.
         side: px.
-        score: mean doubt in it, 0 to 1.
-        kind: ``"doubt"`` or ``"random"``.
+        score: mean doubt in it, 0 to 1; of a random one by the first measure.
+        kind: the measure of doubt by which it was chosen, or ``"random"``.
+        objects: that are predicted in it, about.
     """
 
     row: int
@@ -43,6 +50,7 @@ class Suggestion:
     side: int
     score: float
     kind: str
+    objects: int = 0
 
     @property
     def roi(self) -> tuple[slice, slice]:
@@ -66,30 +74,32 @@ class Doubt(NamedTuple):
         cells = tuple(math.ceil(size / cell) for size in shape)
         return cls(cell, np.zeros(cells), np.zeros(cells, np.int64))
 
-    def add(self, roi: tuple[slice, slice], doubt: NDArray[np.floating], valid: NDArray[np.bool_]) -> None:
+    def add(self, roi: tuple[slice, slice], doubt: NDArray[np.number], valid: NDArray[np.bool_]) -> None:
         """Add a region in place.
 
         Args:
-            roi: rows and columns of the grid; starts are multiples of the cell.
+            roi: rows and columns of the grid.
             doubt: (rows, cols), 0 to 1.
             valid: (rows, cols).
         """
-        rows, cols = (np.arange(axis.start, axis.stop, self.cell) for axis in roi)
-        place = np.ix_(rows // self.cell, cols // self.cell)
+        numbers = [np.arange(axis.start, axis.stop) // self.cell for axis in roi]
+        first = [np.flatnonzero(np.diff(axis, prepend=-1)) for axis in numbers]
+        place = np.ix_(*(axis[starts] for axis, starts in zip(numbers, first, strict=True)))
         for plane, values in ((self.total, np.where(valid, doubt, 0)), (self.valid, valid)):
-            sums = np.add.reduceat(values.astype(np.float64), rows - roi[0].start, axis=0)
-            plane[place] += np.add.reduceat(sums, cols - roi[1].start, axis=1).astype(plane.dtype)
+            sums = np.add.reduceat(values.astype(np.float64), first[0], axis=0)
+            plane[place] += np.add.reduceat(sums, first[1], axis=1).astype(plane.dtype)
 
 
-def suggest(doubt: Doubt, count: int, *, cells: int = 4, seed: int = 0) -> tuple[Suggestion, ...]:
+def choose_squares(doubts: Mapping[str, Doubt], count: int, *, cells: int = 4, seed: int = 0) -> tuple[Suggestion, ...]:
     """Squares to draw: where the doubt is greatest, spread out, and a fifth at random.
 
     Squares do not overlap, and those of doubt lie a square apart at least, so that
     ten of them are not ten views of one place. Random ones are drawn first, from all
-    squares alike, so that they know nothing of the doubt.
+    squares alike, so that they know nothing of the doubt. Several measures of doubt take
+    turns: their scales have nothing to do with one another.
 
     Args:
-        doubt: of the raster.
+        doubts: of the raster, by measure; all have cells of one size.
         count: how many; fewer come back where there is no room.
         cells: side of a square, in cells.
         seed: of the random ones.
@@ -100,43 +110,92 @@ def suggest(doubt: Doubt, count: int, *, cells: int = 4, seed: int = 0) -> tuple
     Example:
         >>> rng = np.random.default_rng(0)
         >>> doubt = Doubt(8, rng.random((20, 20)) * 64, np.full((20, 20), 64))
-        >>> [one.kind for one in suggest(doubt, 5)]
-        ['doubt', 'doubt', 'doubt', 'doubt', 'random']
+        >>> [one.kind for one in choose_squares({"uncertainty": doubt}, 3)]
+        ['uncertainty', 'uncertainty', 'random']
     """
-    if count < 1:
-        raise CorrectionError(f"{count} suggestions: ask for 1 at least")
-    total, valid = (_sums(plane, cells) for plane in (doubt.total, doubt.valid))
+    if count < 1 or not doubts:
+        raise CorrectionError(f"{count} suggestions by {len(doubts)} measures: ask for 1 at least")
+    doubt = next(iter(doubts.values()))
+    valid = _sums(doubt.valid, cells)
     enough = valid >= _LEAST_VALID * (cells * doubt.cell) ** 2
     if not enough.any():
         enough = valid >= max(1, int(valid.max()))
     if not valid.any():
         raise CorrectionError("nothing of the raster is valid: there is no area to suggest")
-    scores = np.where(enough, total / np.maximum(valid, 1), -1.0)
+    scores = {
+        name: np.where(enough, _sums(each.total, cells) / np.maximum(valid, 1), -1.0) for name, each in doubts.items()
+    }
     random = _at_random(enough, cells, max(1, round(count * RANDOM_SHARE)) if count > 1 else 0, seed)
     chosen = [(place, "random") for place in random]
-    # Ties go to the first place, so that the same raster gives the same suggestions.
-    for flat in np.argsort(-scores, axis=None, kind="stable"):
-        place = tuple(int(part) for part in np.unravel_index(flat, scores.shape))
-        if len(chosen) >= count or scores[place] < 0:
-            break
-        apart = {"random": cells, "doubt": 2 * cells}
-        if all(max(abs(place[0] - other[0]), abs(place[1] - other[1])) >= apart[kind] for other, kind in chosen):
-            chosen.append((place, "doubt"))  # type: ignore[arg-type]
+    waiting = {name: _by_score(plane) for name, plane in scores.items()}
+    while waiting and len(chosen) < count:
+        for name in [*waiting][: count - len(chosen)]:
+            place = next((place for place in waiting[name] if _is_apart(place, chosen, cells)), None)
+            if place is None:
+                del waiting[name]
+            else:
+                chosen.append((place, name))
+    first = next(iter(doubts))
     made = [
-        Suggestion(row * doubt.cell, col * doubt.cell, cells * doubt.cell, float(scores[row, col]), kind)
+        Suggestion(
+            row * doubt.cell,
+            col * doubt.cell,
+            cells * doubt.cell,
+            float(scores[first if kind == "random" else kind][row, col]),
+            kind,
+        )
         for (row, col), kind in chosen
     ]
-    return tuple(sorted(made, key=lambda one: (one.kind, -one.score)))
+    order = [*doubts, "random"]
+    return tuple(sorted(made, key=lambda one: (order.index(one.kind), -one.score)))
+
+
+def _by_score(scores: NDArray[np.float64]) -> Iterator[tuple[int, int]]:
+    """Places, the highest score first; ties in order, so that the same raster gives the same suggestions."""
+    for flat in np.argsort(-scores, axis=None, kind="stable"):
+        row, col = divmod(int(flat), scores.shape[1])
+        if scores[row, col] < 0:
+            return
+        yield row, col
+
+
+def _is_apart(place: tuple[int, int], chosen: Sequence[tuple[tuple[int, int], str]], cells: int) -> bool:
+    """Whether a square overlaps no other, and lies a square from those of doubt."""
+    return all(
+        max(abs(place[0] - other[0]), abs(place[1] - other[1])) >= (cells if kind == "random" else 2 * cells)
+        for other, kind in chosen
+    )
+
+
+def choose_cells(objects: NDArray[np.int64], valid: NDArray[np.int64], most: int) -> int:
+    """Side of a square, in cells: the largest that mostly holds few enough objects to be drawn in minutes.
+
+    Args:
+        objects: that begin in each cell.
+        valid: pixels of each cell.
+        most: cells, at most.
+    """
+    sides = sorted({min(most, max(1, side)) for side in _SIDES}, reverse=True)
+    for side in sides:
+        counts = _sums(objects, side)[_sums(valid, side) > 0]
+        if not counts.size or np.quantile(counts, _MOSTLY) <= MOST_OBJECTS:
+            return side
+    return sides[-1]
 
 
 def to_frame(suggestions: Sequence[Suggestion], geobox: GeoBox) -> geopandas.GeoDataFrame:
-    """A layer of squares with ``rank``, ``kind`` and ``doubt``, in the grid's CRS, cut at the raster's border."""
+    """A layer of squares with ``rank``, ``kind``, ``doubt``, ``objects`` and ``minutes``, in the grid's CRS.
+
+    They are cut at the raster's border. Minutes are those of drawing all objects.
+    """
     frame = geobox.extent.geom
     squares = [geobox[one.roi[0], one.roi[1]].extent.geom.intersection(frame) for one in suggestions]
     columns = {
         "rank": np.arange(1, len(squares) + 1, dtype=np.int32),
         "kind": [one.kind for one in suggestions],
         "doubt": [round(one.score, 4) for one in suggestions],
+        "objects": np.array([one.objects for one in suggestions], np.int32),
+        "minutes": [round(one.objects * SECONDS_AN_OBJECT / 60, 1) for one in suggestions],
     }
     crs = None if geobox.crs is None else geobox.crs.proj
     return geopandas.GeoDataFrame(columns, geometry=np.array(squares, dtype=object), crs=crs)

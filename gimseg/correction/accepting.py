@@ -1,0 +1,323 @@
+"""A corrected model takes the place of the old one, with the predictions that were delivered; and back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from gimseg.correction.areas import opening_of, write_areas
+from gimseg.correction.deliveries import Delivered
+from gimseg.correction.gate import Verdict
+from gimseg.correction.grounds import open_rasters
+from gimseg.correction.journal import Move, alone, change
+from gimseg.correction.proof import Models, prove, read_proof, write_metrics
+from gimseg.correction.rounds import Correction, Project
+from gimseg.delivery import Delivery
+from gimseg.deployments import PROJECT_FILE, Accepted, Deployment
+from gimseg.errors import CorrectionError, OutputError
+from gimseg.models import find_model
+from gimseg.progress import Progress, format_duration, silent
+
+_RECORD, _STAGE, _SAVED, _READY = "accepted.json", ".accepting", "replaced", ".gimseg-ready"
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """What became of a correction.
+
+    Args:
+        id: of the correction.
+        model: that the project works with now.
+        verdict: of the gate; None where it was not asked.
+        delivery: what was predicted again; None: nothing was delivered before.
+        files: that changed.
+    """
+
+    id: str
+    model: str
+    verdict: Verdict | None = None
+    delivery: Delivery | None = None
+    files: tuple[Path, ...] = ()
+
+    def text(self) -> str:
+        """Lines for people."""
+        lines = [f"{self.id}: the project works with {self.model} now"]
+        if self.verdict is not None:
+            lines += [self.verdict.text()] if self.verdict.passed else [f"forced, although {self.verdict.text()}"]
+        if self.delivery is not None:
+            lines.append(f"predicted again in {format_duration(self.delivery.prediction.seconds)}")
+        if self.files:
+            lines.append(f"updated {', '.join(map(str, self.files))}")
+        elif self.verdict is not None:
+            lines.append("no prediction was updated: name what was delivered with --segments, or predict with -m .")
+        return "\n".join(lines)
+
+
+def accept(
+    id: str,
+    *,
+    project: str | os.PathLike[str] = ".",
+    raster: str | os.PathLike[str] | None = None,
+    segments: Sequence[str | os.PathLike[str]] = (),
+    aoi: str | os.PathLike[str] | None = None,
+    everywhere: bool = False,
+    force: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    progress: Progress = silent,
+    **options: Any,
+) -> Acceptance:
+    """Make the model of a correction that of its project, and bring what was delivered up to it.
+
+    Only windows that hold something of what was drawn are predicted again; there, mask
+    and polygons are those of a full prediction. All files change together, the one that
+    names the model last: a process that is killed leaves all as it was, or a change that
+    the next command carries out.
+
+    Args:
+        id: of the correction.
+        project: folder that holds ``corrections/``.
+        raster: that was predicted; None: the one that was drawn on.
+        segments: mask and polygons that were delivered for it; none: those that the
+            correction names.
+        aoi: predict again inside these polygons, instead of where something was drawn.
+        everywhere: predict the whole raster again; inside the polygons of `aoi` alone, if there are any.
+        force: even though the gate holds the new model back, or it began with another
+            model than the one that the project works with.
+        overwrite: replace polygons that are not what their mask gives, too.
+        device: see :class:`gimseg.inference.Predictor`.
+        progress: told how far the work is.
+        **options: as they were given to the prediction that is updated, see
+            :func:`gimseg.delivery.deliver_each`.
+
+    Raises:
+        CorrectionError: the gate holds the model back, or there is nothing to accept.
+        GimsegError: a file cannot be read, written or put together.
+    """
+    home = Project(Path(project))
+    correction = home.correction(id)
+    with alone(home.rounds):
+        models = Models.of(correction, device)
+        before = home.deployment()
+        _check_lineage(correction, models, before, force)
+        verdict = _ask_gate(correction, models, progress)
+        if not verdict.passed and not force:
+            told = verdict.text().replace("\n", "; ")
+            raise CorrectionError(f"{told}. --force deploys it all the same")
+        delivered = Delivered.of(raster or correction.rasters[0], segments or correction.segments)
+        delivery = None
+        stage = correction.folder / _STAGE
+        if delivered is not None:
+            chosen = {"overwrite": overwrite, "device": device, "progress": progress, **options}
+            areas = None if everywhere else Path(aoi) if aoi else _areas(correction, models, stage)
+            given = opening_of(correction) | {"aoi": aoi} | delivered.options(areas)
+            delivery = delivered.predict(correction.model, stage, given | chosen)
+        deployment = _deployed(correction, before)
+        files = _put_in_place(correction, delivered, deployment)
+    return Acceptance(id, deployment.model, verdict, delivery, files)
+
+
+def rollback(id: str | None = None, *, project: str | os.PathLike[str] = ".", force: bool = False) -> Acceptance:
+    """Undo the last acceptance: its model, and the files that it changed.
+
+    Args:
+        id: of the correction that was accepted last; None: that one.
+        project: folder that holds ``corrections/``.
+        force: even though a file was changed since.
+
+    Raises:
+        CorrectionError: nothing was accepted, another correction was accepted since, or
+            a file was changed.
+    """
+    home = Project(Path(project))
+    nothing = CorrectionError(f"nothing was accepted in {home.rounds}: there is nothing to undo")
+    if not home.rounds.is_dir():
+        raise nothing
+    with alone(home.rounds):
+        deployment = home.deployment()
+        if deployment is None or not deployment.ids:
+            raise nothing
+        last = deployment.ids[-1]
+        if id not in (None, last):
+            raise CorrectionError(f"{last} was accepted after {id}, or {id} never was: undo {last} first")
+        correction = home.correction(last)
+        record = _Record.read(correction)
+        record.check_unchanged(force)
+        moves = record.moves_back(correction)
+        ready = _ready_folder(home.rounds)
+        if record.project is None:
+            moves.append(Move(home.rounds / PROJECT_FILE))
+        else:
+            (ready / PROJECT_FILE).write_text(record.project, encoding="utf-8")
+            moves.append(Move(home.rounds / PROJECT_FILE, ready / PROJECT_FILE))
+        sweep = [ready, correction.folder / _SAVED, *({record.folder / _READY} if record.files else ())]
+        change(home.rounds, [*moves, Move(correction.folder / _RECORD)], sweep)
+    now = home.deployment()
+    model = now.model if now is not None else correction.parent
+    return Acceptance(last, model, files=tuple(record.folder / name for name in record.files))
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What an acceptance changed: kept beside the correction, to undo it.
+
+    Args:
+        folder: of the files.
+        files: name -> digest of the new file, None where there is none any more.
+        saved: names of those that were there before.
+        project: what ``project.json`` was; None: it was not there.
+    """
+
+    folder: Path
+    files: dict[str, str | None]
+    saved: tuple[str, ...]
+    project: str | None
+
+    @classmethod
+    def read(cls, correction: Correction) -> _Record:
+        """Of the last acceptance of a correction.
+
+        Raises:
+            CorrectionError: there is none, or it is damaged.
+        """
+        path = correction.folder / _RECORD
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+            return cls(Path(told["folder"]), dict(told["files"]), tuple(told["saved"]), told["project"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CorrectionError(f"{path} cannot be read ({error!r}): this acceptance cannot be undone") from error
+
+    def text(self) -> str:
+        """As it is kept."""
+        told = {"folder": os.path.abspath(self.folder), "files": self.files, "saved": list(self.saved)}
+        return json.dumps({**told, "project": self.project}, indent=1)
+
+    def check_unchanged(self, force: bool) -> None:
+        """Refuse to throw away what somebody did since."""
+        changed = [name for name, digest in self.files.items() if _digest(self.folder / name) != digest]
+        if changed and not force:
+            raise CorrectionError(
+                f"{', '.join(changed)} in {self.folder} changed since the correction was accepted: --force undoes it "
+                "all the same, and loses that"
+            )
+
+    def moves_back(self, correction: Correction) -> list[Move]:
+        """What restores the files."""
+        if not self.files:
+            return []
+        ready, moves = _ready_folder(self.folder), []
+        for name in self.files:
+            if name in self.saved:
+                _copy(correction.folder / _SAVED / name, ready / name)
+            moves.append(Move(self.folder / name, ready / name if name in self.saved else None))
+        return moves
+
+
+def _check_lineage(correction: Correction, models: Models, before: Deployment | None, force: bool) -> None:
+    """Refuse what would lose what was accepted before, or accepts it again."""
+    if before is not None and correction.id in before.ids:
+        raise CorrectionError(f"{correction.id} was accepted already: gimseg correct rollback undoes the last one")
+    if before is None or force:
+        return
+    deployed = correction.project.deployed()
+    began = models.before.model.folder
+    if deployed is not None and began is not None and find_model(deployed).resolve() != began.resolve():
+        raise CorrectionError(
+            f"{correction.id} was trained from {began}, the project works with {deployed} since: train it again, or "
+            "--force deploys it all the same and leaves out what was accepted in between"
+        )
+
+
+def _ask_gate(correction: Correction, models: Models, progress: Progress) -> Verdict:
+    verdict = read_proof(correction, models)
+    if verdict is None:
+        proof = prove(correction, models, progress=progress)
+        write_metrics(correction, proof.to_dict(models.after.model))
+        verdict = proof.verdict
+    return verdict
+
+
+def _areas(correction: Correction, models: Models, stage: Path) -> Path:
+    stage.mkdir(exist_ok=True)
+    recipe = models.after.model.recipe
+    scenes = [scene for each in models.learned for scene in open_rasters(each, recipe)]
+    return write_areas(correction, scenes, stage / "areas.fgb")
+
+
+def _deployed(correction: Correction, before: Deployment | None) -> Deployment:
+    model = f"{correction.id}/{correction.model.name}"
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    history = before.history if before is not None else ()
+    return Deployment(model, (*history, Accepted(correction.id, model, now)))
+
+
+def _put_in_place(correction: Correction, delivered: Delivered | None, deployment: Deployment) -> tuple[Path, ...]:
+    """Save what is there, and change it all together."""
+    rounds = correction.project.rounds
+    moves: list[Move] = []
+    folder, files, saved = correction.folder, dict[str, str | None](), list[str]()
+    kept = correction.folder / _SAVED
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir()
+    if delivered is not None:
+        folder = delivered.mask.absolute().parent
+        made = sorted(path for path in (correction.folder / _STAGE / "made").iterdir() if path.is_file())
+        # A style that is there already may be a person's own.
+        made = [path for path in made if path.suffix != ".qml" or not (folder / path.name).exists()]
+        ready = _ready_folder(folder)
+        for path in made:
+            _copy(path, ready / path.name)
+            moves.append(Move(folder / path.name, ready / path.name))
+            files[path.name] = _digest(path)
+        stale = delivered.stale(set(files))
+        moves += [Move(path) for path in stale]
+        files |= {path.name: None for path in stale}
+        for name in files:
+            if (folder / name).exists():
+                _copy(folder / name, kept / name)
+                saved.append(name)
+    before = rounds / PROJECT_FILE
+    told = before.read_text(encoding="utf-8") if before.exists() else None
+    record = _Record(folder, files, tuple(saved), told)
+    own = _ready_folder(rounds)
+    (own / _RECORD).write_text(record.text(), encoding="utf-8")
+    deployment.write(own)
+    moves += [
+        Move(correction.folder / _RECORD, own / _RECORD),
+        Move(before, own / PROJECT_FILE),
+    ]
+    change(rounds, moves, [own, correction.folder / _STAGE, *([folder / _READY] if files else [])])
+    return tuple(folder / name for name, digest in files.items() if digest is not None)
+
+
+def _ready_folder(beside: Path) -> Path:
+    """An empty hidden folder on the disk of the files beside it."""
+    folder = beside / _READY
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir()
+    except OSError as error:
+        raise OutputError(f"cannot write in {beside} ({error.strerror}): nothing was changed") from error
+    return folder
+
+
+def _copy(source: Path, target: Path) -> None:
+    """The same bytes under another name; no second copy of them where the disk allows."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _digest(path: Path) -> str | None:
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

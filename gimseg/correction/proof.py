@@ -1,0 +1,190 @@
+"""Scores of a correction before and after, and what the gate says of them, kept in ``metrics.json``."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gimseg.correction.gate import Scored, Verdict, compare_models, judge
+from gimseg.correction.grounds import drawing_key, open_ground
+from gimseg.correction.rounds import Correction
+from gimseg.datasets import Dataset, Datasets, read_datasets
+from gimseg.deployments import BUILTIN
+from gimseg.errors import CorrectionError
+from gimseg.exemplars import TEST, read_exemplars
+from gimseg.inference import Predictor
+from gimseg.labelled_scenes import LabelledScene
+from gimseg.models import Model
+from gimseg.outputs import write_text
+from gimseg.progress import Progress, silent
+
+
+@dataclass(frozen=True, eq=False)
+class Models:
+    """The model that is corrected and the one that learned it, ready to predict.
+
+    Args:
+        before: the old one.
+        after: the new one.
+        learned: the corrections that it learned.
+    """
+
+    before: Predictor
+    after: Predictor
+    learned: tuple[Correction, ...]
+
+    @classmethod
+    def of(cls, correction: Correction, device: str = "auto") -> Models:
+        """Both models of a correction.
+
+        Raises:
+            CorrectionError: nothing was learned yet, or the old model is not what it was.
+            ModelError: a model cannot be loaded.
+        """
+        if not correction.model.is_dir():
+            raise CorrectionError(
+                f"correction {correction.id!r} has learned nothing yet: gimseg correct train {correction.id}"
+            )
+        after = Predictor(correction.model, device=device)
+        said = after.model.provenance
+        before = Predictor(parent_of(after.model, correction), device=device)
+        expected = said.get("parent", {}).get("fingerprint", before.fingerprint)
+        if before.fingerprint != expected:
+            raise CorrectionError(
+                f"{before.model.folder} is another model than the one that {correction.model} was trained from "
+                f"({before.fingerprint}, needed is {expected}): train the correction again"
+            )
+        learned = [correction.project.correction(id) for id in said.get("learned", [correction.id])]
+        return cls(before, after, tuple(learned))
+
+    def identity(self) -> dict[str, Any]:
+        """What tells them from others: plain values."""
+        return {
+            when: {"name": each.model.name, "folder": str(each.model.folder), "fingerprint": each.fingerprint}
+            for when, each in (("before", self.before), ("after", self.after))
+        }
+
+
+def parent_of(model: Model, correction: Correction) -> str:
+    """Folder of the model that a correction was trained from."""
+    folder = model.provenance.get("parent", {}).get("folder")
+    if folder is None or folder == BUILTIN:
+        return str(folder or correction.parent)
+    return os.path.join(correction.project.folder, folder)
+
+
+@dataclass(frozen=True, eq=False)
+class Proof:
+    """What is known of a correction.
+
+    Args:
+        held: scores on corrected ground that was held out; None where there is none.
+        old: scores on the frozen test set; None where there is none.
+        verdict: what the gate says.
+        key: changes with the drawing and the models.
+    """
+
+    held: Scored | None
+    old: Scored | None
+    verdict: Verdict
+    key: dict[str, Any]
+
+    def to_dict(self, model: Model) -> dict[str, Any]:
+        """For JSON."""
+        legend = model.recipe.legend
+        return {
+            **self.key,
+            "verdict": self.verdict.to_dict(),
+            "held_out": None if self.held is None else self.held.to_dict(legend),
+            "old_test_set": None if self.old is None else self.old.to_dict(legend),
+        }
+
+
+def prove(
+    correction: Correction,
+    models: Models,
+    test: str | os.PathLike[str] | None = None,
+    *,
+    progress: Progress = silent,
+) -> Proof:
+    """Score both models on ground that neither learned.
+
+    Args:
+        correction: that was learned.
+        models: of it.
+        test: dataset file whose ground of the split ``test`` (else ``val``) stands for what was learned
+            before; None: the test windows that the old model keeps.
+        progress: told how far the work is.
+
+    Raises:
+        GimsegError: a file cannot be read.
+    """
+    ground = [scene for each in models.learned for scene in open_ground(each, models.after.model)]
+    held = Scored.of(compare_models(ground, models.before, models.after, "val", progress=progress))
+    scenes, split = _frozen(models, test)
+    old = Scored.of(compare_models(scenes, models.before, models.after, split, progress=progress)) if scenes else None
+    verdict = judge(held, old)
+    # What the training already knew that it could not guard.
+    more = tuple(models.after.model.provenance.get("unguarded", ()))
+    verdict = replace(verdict, unguarded=(*verdict.unguarded, *more))
+    return Proof(held, old, verdict, proof_key(correction, models, test))
+
+
+def proof_key(correction: Correction, models: Models, test: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+    """What scores depend on: plain values."""
+    return {
+        "correction": correction.id,
+        "drawing": {each.id: drawing_key(each) for each in models.learned},
+        "models": models.identity(),
+        "test": None if test is None else os.path.abspath(test),
+    }
+
+
+def read_proof(correction: Correction, models: Models) -> Verdict | None:
+    """What the gate said of this very drawing and these models; None where nobody asked it.
+
+    Raises:
+        CorrectionError: ``metrics.json`` is damaged.
+    """
+    try:
+        told = json.loads(correction.metrics.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CorrectionError(f"{correction.metrics} cannot be read ({error}): write the report again") from error
+    key = proof_key(correction, models, told.get("test"))
+    return Verdict.from_dict(told["verdict"]) if {name: told.get(name) for name in key} == key else None
+
+
+def write_metrics(correction: Correction, told: dict[str, Any]) -> None:
+    """Write ``metrics.json``, whole.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    write_text(correction.metrics, json.dumps(told, indent=1, allow_nan=False) + "\n")
+
+
+def _frozen(models: Models, test: str | os.PathLike[str] | None) -> tuple[Sequence[LabelledScene], str | None]:
+    """Ground of what was learned before, and which split of it."""
+    recipe = models.before.model.recipe
+    if test is not None:
+        scenes = _as_seen(read_datasets(test), models).scenes()
+        split = "test" if any("test" in scene.splits for scene in scenes) else "val"
+        return [scene for scene in scenes if split in scene.splits], split
+    # Where the old model keeps none, the new one may: of datasets that were given to its training.
+    for predictor in (models.before, models.after):
+        kept = read_exemplars((predictor.model.folder or Path()) / TEST, recipe)
+        if kept is not None:
+            return kept.scenes(), None
+    return (), None
+
+
+def _as_seen(datasets: Dataset | Datasets, models: Models) -> Datasets:
+    given = datasets if isinstance(datasets, Datasets) else Datasets((datasets,))
+    recipe = models.before.model.recipe
+    return given.at_resolution(recipe.resolution).with_bands(recipe.bands)

@@ -1,0 +1,166 @@
+"""A raster and a model to areas worth drawing: ``gimseg correct suggest``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyogrio
+from odc.geo.geobox import GeoBox
+
+from gimseg.averaging import Augmentations, Models
+from gimseg.correction.doubts import Found, find_doubts
+from gimseg.correction.suggestions import (
+    SECONDS_AN_OBJECT,
+    Suggestion,
+    choose_cells,
+    choose_squares,
+    to_frame,
+)
+from gimseg.errors import CorrectionError, OutputError
+from gimseg.geopackages import complete_geopackage
+from gimseg.imagery import choose_grid, open_imagery
+from gimseg.inference import Predictor
+from gimseg.outputs import check_outputs, staged
+from gimseg.progress import Progress, silent
+from gimseg.rasters import Nodata, metres_per_unit
+from gimseg.styles import outline_style
+from gimseg.vectors import open_layer
+
+LAYER = "suggestions"
+"""Of the GeoPackage."""
+CELL = 32
+"""Side of the squares in which doubt is added up, px, where nobody says how large an area is to be."""
+_MOST_CELLS = 16
+_SHARE = 4  # an area is a quarter of the raster at most
+_COLOUR = "#ff2fd0"
+
+
+@dataclass(frozen=True)
+class Suggested:
+    """What :func:`suggest` has written.
+
+    Args:
+        path: the layer.
+        suggestions: the areas, in its order.
+        side_m: side of an area on the ground, metres (the CRS's unit where that tells no metres).
+        notes: what a person should know.
+    """
+
+    path: Path
+    suggestions: tuple[Suggestion, ...]
+    side_m: float
+    notes: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """Lines for people."""
+        kinds = [item.kind for item in self.suggestions]
+        told = ", ".join(f"{kinds.count(kind)} by {kind}" for kind in dict.fromkeys(kinds) if kind != "random")
+        random = f"{kinds.count('random')} at random"
+        objects = float(np.mean([item.objects for item in self.suggestions]))
+        line = (
+            f"{self.path}: {len(kinds)} areas of {self.side_m:.3g} x {self.side_m:.3g} m, "
+            f"{', '.join(part for part in (told, random) if part)}; about {objects:.0f} objects each, "
+            f"{max(objects * SECONDS_AN_OBJECT / 60, 0.5):.1f} minutes to draw at {SECONDS_AN_OBJECT} s an object"
+        )
+        return "\n".join([line, *self.notes])
+
+
+def suggest(
+    raster: str | os.PathLike[str],
+    model: Models,
+    output: str | os.PathLike[str],
+    *,
+    count: int = 10,
+    older: str | os.PathLike[str] | None = None,
+    side_m: float | None = None,
+    tta: Augmentations | None = None,
+    seed: int = 0,
+    bands: Sequence[int] | None = None,
+    nodata: Nodata = None,
+    crs: str | None = None,
+    vector_crs: str | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Suggested:
+    """Find areas of a raster that are worth drawing, and write them as a layer.
+
+    Four fifths are where the prediction is doubted most, by each measure of
+    :mod:`gimseg.correction.doubts` in turn; a fifth is drawn at random, and only those
+    tell without bias how good the prediction is everywhere.
+
+    Args:
+        raster: the image.
+        model: that is to be corrected; several: where they disagree.
+        output: GeoPackage with the layer ``suggestions``.
+        count: of areas.
+        older: polygons of the same things: where the prediction differs from them.
+        side_m: side of an area on the ground, metres; None: as large as is mostly drawn in minutes.
+        tta: views of the image whose predictions may disagree.
+        seed: of the random areas.
+        bands: see :class:`gimseg.preflight.Options`, as for the next three.
+        nodata: see there.
+        crs: see there.
+        vector_crs: of an older layer that has none.
+        device: see :class:`gimseg.inference.Predictor`.
+        overwrite: an output that exists may be replaced.
+        progress: told how far the work is.
+
+    Raises:
+        CorrectionError: nothing can be suggested.
+        GimsegError: raster, model or layer cannot be used.
+    """
+    path = Path(output)
+    if path.suffix.lower() != ".gpkg":
+        raise OutputError(f"{path}: suggestions are a GeoPackage: give a name that ends in .gpkg")
+    if count < 1 or (side_m is not None and not 0 < side_m < np.inf):
+        raise CorrectionError(f"{count} areas of {side_m} m: 1 at least, and a side above 0 m, are needed")
+    check_outputs([path], [raster, *([] if older is None else [older])], overwrite=overwrite)
+    predictor = Predictor(model, device=device, tta=tta)
+    opened = open_imagery([raster], predictor.model.recipe, bands=bands, crs=crs, nodata=nodata)
+    geobox, notes = choose_grid(opened, predictor.model.recipe, None)
+    cell, most = _cells(geobox, side_m)
+    layer = None if older is None else open_layer(older, crs=vector_crs)
+    found = find_doubts(predictor, opened.on(geobox), cell, layer, progress=progress)
+    valid = next(iter(found.doubts.values())).valid
+    cells = most if side_m is not None else choose_cells(found.objects, valid, most)
+    areas = _counted(choose_squares(found.doubts, count, cells=cells, seed=seed), found, cell)
+    _write(path, areas, geobox)
+    if len(areas) < count:
+        notes = [*notes, f"there is room for {len(areas)} of {count}: ask for smaller ones with --side"]
+    return Suggested(path, areas, cells * cell * _pixel_m(geobox), (*opened.notes, *notes))
+
+
+def _pixel_m(geobox: GeoBox) -> float:
+    """Side of a pixel, metres."""
+    sizes = (abs(geobox.affine.e), abs(geobox.affine.a))
+    return float(np.sqrt(np.prod([size * unit for size, unit in zip(sizes, metres_per_unit(geobox), strict=True)])))
+
+
+def _cells(geobox: GeoBox, side_m: float | None) -> tuple[int, int]:
+    """Side of a cell, px, and of an area, in cells, at most."""
+    short = min(geobox.shape)
+    if side_m is not None:
+        side = max(round(side_m / _pixel_m(geobox)), 1)
+        return max(round(side / 4), 1), max(round(side / max(round(side / 4), 1)), 1)
+    cell = min(CELL, max(short // _SHARE, 1))
+    return cell, max(1, min(_MOST_CELLS, short // _SHARE // cell))
+
+
+def _counted(areas: Sequence[Suggestion], found: Found, cell: int) -> tuple[Suggestion, ...]:
+    """With the objects that are predicted in each."""
+    counted = []
+    for area in areas:
+        rows, cols = (slice(part.start // cell, part.stop // cell) for part in area.roi)
+        counted.append(replace(area, objects=max(int(found.objects[rows, cols].sum()), 0)))
+    return tuple(counted)
+
+
+def _write(path: Path, areas: Sequence[Suggestion], geobox: GeoBox) -> None:
+    with staged(path) as part:
+        pyogrio.write_dataframe(to_frame(areas, geobox), part, layer=LAYER, driver="GPKG", geometry_type="Polygon")
+        complete_geopackage(part, (), {LAYER: outline_style(_COLOUR)})

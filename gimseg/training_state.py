@@ -1,0 +1,66 @@
+"""What pins the state of a training that did not end: settings, datasets, their files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from gimseg.datasets import Dataset, Datasets
+from gimseg.errors import ResumeError
+from gimseg.trainers import is_first_process
+
+
+def open_work(work: Path, identity: Mapping[str, Any], *, restart: bool = False) -> None:
+    """Make the folder of a training's state, or find it.
+
+    Args:
+        work: the folder.
+        identity: what pins the state: settings, data.
+        restart: throw away what is there.
+
+    Raises:
+        ResumeError: it is of another training.
+    """
+    if not is_first_process():
+        return
+    told = json.dumps(identity, indent=1, default=str)
+    pinned = work / "training.json"
+    if restart and work.exists():
+        shutil.rmtree(work)
+    if pinned.exists() and pinned.read_text(encoding="utf-8") != told:
+        raise ResumeError(
+            f"{work} holds the state of a training with other settings or data (compare {pinned.name}): "
+            "start the same training again to go on, or give --restart to throw that state away"
+        )
+    work.mkdir(parents=True, exist_ok=True)
+    pinned.write_text(told, encoding="utf-8")
+
+
+def declared(datasets: Datasets) -> dict[str, dict[str, str]]:
+    """What was said of each dataset besides its files, by tag."""
+    named = [item.name for item in fields(Dataset) if item.name != "tag" and not item.name.endswith("_paths")]
+    return {item.tag: {name: str(getattr(item, name)) for name in named} for item in datasets}
+
+
+def fingerprints(datasets: Datasets) -> dict[str, str]:
+    """File name -> size and hash of samples of its content, for every file of the datasets."""
+    found = {}
+    for dataset in datasets:
+        for path in (*dataset.images, *dataset.masks, *dataset.aois, *dataset.ignored):
+            name = str(path).split("|")[0]
+            if not os.path.isfile(name):
+                continue
+            size = os.path.getsize(name)
+            digest = hashlib.sha256(str(size).encode())
+            with open(name, "rb") as file:
+                for place in (0, size // 2, max(0, size - 65536)):
+                    file.seek(place)
+                    digest.update(file.read(65536))
+            found[f"{dataset.tag}/{os.path.basename(name)}"] = f"{size} bytes, sha256 {digest.hexdigest()[:16]}"
+    return found

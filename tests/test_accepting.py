@@ -1,0 +1,292 @@
+"""Laws of acceptance: all that was delivered changes together or not at all, and comes back as it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+from projects_for_tests import POLYGONS, SEGMENTS, add_correction, box, draw, make_project
+
+from gimseg.correction.accepting import accept, rollback
+from gimseg.correction.gate import Verdict
+from gimseg.correction.journal import JOURNAL, settle
+from gimseg.correction.proof import Models, proof_key, write_metrics
+from gimseg.correction.rounds import Project
+from gimseg.delivery import deliver
+from gimseg.errors import CorrectionError, VectorError
+from gimseg.models import Model
+from gimseg.products import Products
+
+GIVEN = {"window": 64, **POLYGONS}
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made once; each test works on a copy."""
+    folder = tmp_path_factory.mktemp("template") / "project"
+    make_project(folder)
+    return folder
+
+
+@pytest.fixture
+def project(template: Path, tmp_path: Path) -> Project:
+    folder = tmp_path / "project"
+    shutil.copytree(template, folder)
+    for path in folder.rglob("correction.toml"):
+        path.write_text(path.read_text().replace(str(template), str(folder)))
+    for path in folder.glob("corrections/*/model/gimseg.json"):
+        path.write_text(path.read_text().replace(str(template), str(folder)))
+    return Project(folder)
+
+
+def delivered(project: Project) -> dict[str, str]:
+    """Digest of each file that was delivered, and which model the project has."""
+    files = {path.name: path for path in project.folder.glob("big_segments*")}
+    state = {name: _digest(path) for name, path in sorted(files.items())}
+    return {**state, "model": str(project.deployed())}
+
+
+def _digest(path: Path) -> str:
+    # A GeoPackage holds the time at which it was made.
+    text = gpd.read_file(path, layer="polygons").to_csv() if path.suffix == ".gpkg" else path.read_bytes().hex()
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hidden(project: Project) -> set[str]:
+    return {path.name for path in project.folder.rglob(".*")} - {".journal.lock"}
+
+
+def mask(path: Path) -> np.ndarray:
+    with rasterio.open(path) as dataset:
+        return dataset.read(1)
+
+
+def test_what_is_delivered_is_a_full_prediction_where_something_was_drawn(project: Project, tmp_path: Path) -> None:
+    before = mask(project.folder / "big_segments.tif")
+    old = gpd.read_file(project.folder / "big_segments.gpkg", layer="polygons").set_index("id")
+    done = accept("bad", project=project.folder, force=True, **GIVEN)
+    assert project.deployed() == str(project.folder / "corrections" / "bad" / "model")
+    assert Model.load(project.folder).fingerprint() == Model.load(project.correction("bad").model).fingerprint()
+    full = tmp_path / "full"
+    full.mkdir()
+    deliver(project.folder / "big.tif", project.correction("bad").model, [full / name for name in SEGMENTS], **GIVEN)
+    new, after = mask(full / "big_segments.tif"), mask(project.folder / "big_segments.tif")
+    rows, cols = np.nonzero(after != before)
+    # Windows of 64 px keep 32, and 48 at the raster's border: whole cells around what was drawn, and no others.
+    assert rows.max() < 112 and cols.min() >= 48 and cols.max() < 144
+    assert np.array_equal(after[:112, 48:144], new[:112, 48:144])
+    whole = gpd.read_file(full / "big_segments.gpkg", layer="polygons").set_index("id")
+    both = gpd.read_file(project.folder / "big_segments.gpkg", layer="polygons").set_index("id")
+    assert both.index.is_unique and both.area.sum() < (after == 1).sum()
+    inside, outside = box(0, 48, 112, 144), box(-10, 40, 120, 150)
+    fresh, stayed = both[both.within(inside.buffer(-0.5))], both[~both.intersects(outside)]
+    assert len(fresh) and len(stayed) > 10
+    assert (fresh == whole.loc[fresh.index]).all(axis=None) and (stayed == old.loc[stayed.index]).all(axis=None)
+    shown = gpd.read_file(project.folder / "big_segments.shp")
+    assert set(shown["id"]) == set(both.index)
+    assert not hidden(project) and "big_segments.shp" in {path.name for path in done.files}
+
+
+def test_everywhere_is_a_new_prediction_to_the_last_byte(project: Project, tmp_path: Path) -> None:
+    accept("bad", project=project.folder, force=True, everywhere=True, **GIVEN)
+    full = tmp_path / "full"
+    full.mkdir()
+    deliver(project.folder / "big.tif", project.correction("bad").model, [full / name for name in SEGMENTS], **GIVEN)
+    for name in ("big_segments.tif", "big_segments.shp", "big_segments.dbf"):
+        assert (project.folder / name).read_bytes()[4:] == (full / name).read_bytes()[4:]
+
+
+def test_rollback_brings_everything_back_to_the_last_byte(project: Project) -> None:
+    before = delivered(project)
+    accept("bad", project=project.folder, force=True, **GIVEN)
+    one = delivered(project)
+    assert one != before
+    add_correction(project.folder, "worse", project.folder / "corrections" / "bad" / "model", 2)
+    accept("worse", project=project.folder, force=True, **GIVEN)
+    two = delivered(project)
+    assert two != one and project.deployment().ids == ("bad", "worse")
+    with pytest.raises(CorrectionError, match="undo worse first"):
+        rollback("bad", project=project.folder)
+    assert rollback("worse", project=project.folder).id == "worse"
+    assert delivered(project) == one
+    assert rollback(project=project.folder).id == "bad"
+    assert delivered(project) == before and project.deployment() is None and not hidden(project)
+    with pytest.raises(CorrectionError, match="nothing was accepted"):
+        rollback(project=project.folder)
+    accept("bad", project=project.folder, force=True, **GIVEN)
+    assert delivered(project)["big_segments.tif"] == one["big_segments.tif"]
+
+
+def test_the_gate_holds_a_model_back_unless_it_is_forced(project: Project) -> None:
+    before, correction = delivered(project), project.correction("bad")
+    with pytest.raises(CorrectionError, match=r"the old model stays.*--force"):
+        accept("bad", project=project.folder, **GIVEN)
+    assert delivered(project) == before
+    told = json.loads(correction.metrics.read_text())
+    assert told["verdict"]["passed"] is False and told["held_out"]["pieces"] > 1
+    # What the gate said of other models is not believed.
+    passed = Verdict(True, ("better",)).to_dict()
+    write_metrics(correction, {**told, "verdict": passed, "drawing": {"bad": "0"}})
+    with pytest.raises(CorrectionError, match="the old model stays"):
+        accept("bad", project=project.folder, **GIVEN)
+    write_metrics(correction, {**proof_key(correction, Models.of(correction)), "verdict": passed})
+    assert "may take the place" in accept("bad", project=project.folder, **GIVEN).text()
+    assert delivered(project) != before
+
+
+def test_what_was_accepted_in_between_is_not_lost_by_chance(project: Project) -> None:
+    add_correction(project.folder, "other", project.folder / "parent", 2)
+    accept("bad", project=project.folder, force=True, **GIVEN)
+    with pytest.raises(CorrectionError, match="accepted already"):
+        accept("bad", project=project.folder, force=True, **GIVEN)
+    one = delivered(project)
+    with pytest.raises(CorrectionError, match="works with"):
+        accept("other", project=project.folder, **GIVEN)
+    assert delivered(project) == one
+
+
+def test_what_somebody_changed_since_is_not_thrown_away_unasked(project: Project) -> None:
+    path = project.folder / "big_segments.gpkg"
+    frame = gpd.read_file(path, layer="polygons")
+    accept("bad", project=project.folder, force=True, **GIVEN)
+    gpd.read_file(path, layer="polygons").iloc[1:].to_file(path, layer="polygons")
+    with pytest.raises(CorrectionError, match=r"big_segments.gpkg in .* changed since"):
+        rollback(project=project.folder)
+    rollback(project=project.folder, force=True)
+    assert len(gpd.read_file(path, layer="polygons")) == len(frame)
+    shapes = gpd.read_file(project.folder / "big_segments.shp")
+    edited = shapes[shapes.distance(box(40, 60, 100, 140)) < 100].drop(columns="date")
+    edited.to_file(project.folder / "big_segments.shp")
+    before = delivered(project)
+    with pytest.raises(VectorError, match="edited by hand"):
+        accept("bad", project=project.folder, force=True, **GIVEN)
+    assert delivered(project) == before
+    accept("bad", project=project.folder, force=True, overwrite=True, **GIVEN)
+
+
+def test_a_style_of_ones_own_stays(project: Project) -> None:
+    style = project.folder / "big_segments.qml"
+    style.write_text("mine")
+    accept("bad", project=project.folder, force=True, **GIVEN)
+    assert style.read_text() == "mine"
+
+
+def test_what_cannot_be_updated_is_told_before_anything_changes(project: Project, tmp_path: Path) -> None:
+    before = delivered(project)
+    for segments, told in (
+        ([project.folder / "big_segments.shp"], "one mask"),
+        ([project.folder / "no.tif"], "does not exist"),
+        ([project.folder / "big.tif"], "classes"),
+    ):
+        with pytest.raises(CorrectionError if "classes" not in told else Exception, match=told):
+            accept("bad", project=project.folder, force=True, segments=segments, **GIVEN)
+    with pytest.raises(CorrectionError, match="no correction 'none'"):
+        accept("none", project=project.folder)
+    draw(project.correction("bad").gpkg, [box(900, 900, 910, 910)], [])
+    shutil.rmtree(project.correction("bad").model)
+    with pytest.raises(CorrectionError, match="gimseg correct train bad"):
+        accept("bad", project=project.folder)
+    assert delivered(project) == before and not hidden(project) - {".accepting"}
+
+
+RUN = """
+    import os, sys, time
+    sys.path.insert(0, {tests!r})
+    from gimseg.correction.accepting import accept, rollback
+    whole = os.replace
+    def slow(*given):
+        time.sleep(0.02)
+        whole(*given)
+        time.sleep(0.02)
+    os.replace = slow
+    print("ready", flush=True)
+    if {verb!r} == "accept":
+        accept("bad", project={folder!r}, force=True, window=64, min_area_m2=4.0, segments={segments!r})
+    else:
+        rollback(project={folder!r})
+"""
+
+
+def kept(project: Project) -> list[str]:
+    return [str(project.folder / f"big_segments.{ending}") for ending in ("tif", "shp")]
+
+
+def start(project: Project, verb: str) -> subprocess.Popen[str]:
+    given = {
+        "verb": verb,
+        "folder": str(project.folder),
+        "segments": kept(project),
+        "tests": str(Path(__file__).parent),
+    }
+    script = textwrap.dedent(RUN).format(**given)
+    return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_moment_leaves_old_or_new(project: Project) -> None:
+    given = {**GIVEN, "segments": kept(project), "force": True, "project": project.folder}
+    states = {"rollback": delivered(project)}
+    accept("bad", **given)
+    states["accept"] = delivered(project)
+    rollback(project=project.folder)
+    assert delivered(project) == states["rollback"]
+    random, seen, between = np.random.default_rng(0), {"accept": set(), "rollback": set()}, 0
+    for verb in ("accept", "rollback"):
+        other = "rollback" if verb == "accept" else "accept"
+        run = start(project, verb)
+        assert run.stdout is not None and run.stdout.readline()
+        began = time.monotonic()
+        run.communicate(timeout=120)
+        longest = time.monotonic() - began
+        assert run.returncode == 0 and delivered(project) == states[verb]
+        for _ in range(8):
+            if delivered(project) == states[verb]:
+                rollback(project=project.folder) if verb == "accept" else accept("bad", **given)
+            run = start(project, verb)
+            assert run.stdout is not None
+            run.stdout.readline()
+            # Most of the time nothing is decided yet: look where it is, too.
+            late = bool(random.integers(3))
+            time.sleep(float(random.uniform(0.7 if late else 0, 1)) * longest)
+            run.kill()
+            run.communicate()
+            if not (project.rounds / JOURNAL).exists():
+                assert delivered(project) in (states[verb], states[other])
+            else:
+                between += 1
+                assert settle(project.rounds)
+                assert delivered(project) == states[verb]
+            state = delivered(project)
+            assert state in (states[verb], states[other])
+            seen[verb].add(state["model"])
+    assert between > 1 and all(len(models) == 2 for models in seen.values())
+
+
+def test_probabilities_and_uncertainty_beside_the_mask_are_brought_up_too(tmp_path: Path) -> None:
+    products = Products(probabilities=True, uncertainty="entropy")
+    names = ("m.tif", "m.fgb")
+    project = make_project(tmp_path / "project", segments=names, products=products)
+    beside = [project.folder / f"m_{name}.tif" for name in ("probabilities", "uncertainty")]
+    before = [mask(path) for path in beside]
+    accept("bad", project=project.folder, force=True, **GIVEN)
+    full = tmp_path / "full"
+    full.mkdir()
+    model = project.correction("bad").model
+    deliver(project.folder / "big.tif", model, [full / name for name in names], products=products, **GIVEN)
+    for path, old in zip(beside, before, strict=True):
+        new, after = mask(full / path.name), mask(path)
+        assert np.array_equal(after[:112, 48:144], new[:112, 48:144])
+        after[:112, 48:144] = old[:112, 48:144]
+        assert np.array_equal(after, old)
+    # With the old probabilities at hand a polygon on the border has its confidence from all of it.
+    assert gpd.read_file(project.folder / "m.fgb")["confidence"].notna().all()
