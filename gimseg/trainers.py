@@ -73,18 +73,11 @@ def make_trainer(
     settings: Settings, work: Path, device: str, callbacks: Sequence[Callback] = (), *, scored: bool
 ) -> Trainer:
     """Lightning's trainer; see :func:`run_training`."""
-    # Lightning writes a last state only beside a best one: where nothing is scored, the last takes its place.
-    checkpoint = ModelCheckpoint(
-        work,
-        filename="best" if scored else "last",
-        monitor="val_iou" if scored else None,
-        mode="max",
-        save_top_k=1,
-        save_last=scored,
-        enable_version_counter=False,
-        save_on_train_epoch_end=True,
-    )
-    own: list[Any] = [checkpoint]
+    own: list[Any] = []
+    if scored:
+        own.append(_keep("best", work, monitor="val_iou", mode="max"))
+    # A checkpoint of its own, after the best is known: lightning's `save_last` saves only when the best changes.
+    own.append(_keep("last", work))
     if settings.patience and scored:
         stop = EarlyStopping("val_iou", settings.min_gain, settings.patience, mode="max", check_on_train_epoch_end=True)
         own.append(stop)
@@ -105,6 +98,12 @@ def make_trainer(
         accumulate_grad_batches=settings.accumulate,
         reload_dataloaders_every_n_epochs=1,
         log_every_n_steps=10,
+    )
+
+
+def _keep(name: str, work: Path, **chosen: Any) -> ModelCheckpoint:
+    return ModelCheckpoint(
+        work, filename=name, save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True, **chosen
     )
 
 
