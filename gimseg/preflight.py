@@ -187,7 +187,7 @@ class Plan:
 
     @property
     def asked(self) -> Callable[[Roi], np.ndarray] | None:
-        """Which pixels of a region are to be predicted, bool (rows, cols); None: all."""
+        """Which pixels of a region are to be predicted, as bool (rows, cols), or None where all are."""
         if self.renewal is not None:
             return self.renewal.wanted
         return None if self.aoi is None else self._inside

@@ -41,7 +41,7 @@ _SAME_OBJECT = 0.2
 _COLUMNS = ("class", "area_m2", "confidence")
 
 
-class Pixels(NamedTuple):
+class PixelCounts(NamedTuple):
     """Pixels of some ground."""
 
     seen: int
@@ -73,8 +73,8 @@ class Changed:
         map: where: ``gained`` and ``lost`` pixels in square cells.
     """
 
-    drawn: Pixels
-    rest: Pixels
+    drawn: PixelCounts
+    rest: PixelCounts
     gained: Doubt
     lost: Doubt
 
@@ -124,7 +124,7 @@ def compare_masks(
             totals[number] += [(ground & plane).sum() for plane in (seen, gained, lost, other)]
         done += seen.size / 1e6
         progress("compare", done, whole, "Mpx")
-    drawn, rest = (Pixels(*map(int, row)) for row in totals)
+    drawn, rest = (PixelCounts(*map(int, row)) for row in totals)
     return Changed(drawn, rest, *maps)
 
 

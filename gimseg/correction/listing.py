@@ -48,7 +48,7 @@ class Round:
         return cls(correction.id, correction.started, state, last, before, after, passed, correction.parent)
 
     @property
-    def cells(self) -> tuple[str, ...]:
+    def line(self) -> tuple[str, ...]:
         """As people read it."""
         scores = "" if self.before is None or self.after is None else f"{self.before:.3f} → {self.after:.3f}"
         verdict = {None: "", True: "better", False: "held back"}[self.passed]
@@ -77,7 +77,7 @@ class Listing:
         """
         if not self.rounds:
             return "no corrections yet: begin one with gimseg correct start"
-        table = [_COLUMNS, *(item.cells for item in self.rounds)]
+        table = [_COLUMNS, *(item.line for item in self.rounds)]
         wide = [max(len(row[column]) for row in table) for column in range(len(_COLUMNS))]
         lines = ["  ".join(cell.ljust(size) for cell, size in zip(row, wide, strict=True)).rstrip() for row in table]
         model = "nothing accepted yet" if self.deployed is None else f"deployed model: {self.deployed}"

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from gimseg.correction.journal import JOURNAL, alone
 from gimseg.datasets import Dataset
 from gimseg.deployments import BUILTIN, CORRECTIONS, Deployment, deployed_model
 from gimseg.errors import CorrectionError
@@ -257,8 +258,10 @@ class Project:
 
         Raises:
             CorrectionError: there is none of this name.
+            OutputError: a change that was decided before a process was killed cannot be carried out.
         """
         check_id(id)
+        self._settle()
         folder = self.rounds / id
         if not (folder / _FILE).is_file():
             known = ", ".join(item.id for item in self.corrections()) or "none"
@@ -272,9 +275,17 @@ class Project:
 
         Raises:
             CorrectionError: one of them is damaged.
+            OutputError: a change that was decided before a process was killed cannot be carried out.
         """
+        self._settle()
         found = [Correction.read(path.parent) for path in self.rounds.glob(f"*/{_FILE}")]
         return tuple(sorted(found, key=lambda item: (item.started, item.id)))
+
+    def _settle(self) -> None:
+        """Whoever looks at a project carries out first what was decided before a process was killed."""
+        if (self.rounds / JOURNAL).exists():
+            with alone(self.rounds):
+                pass
 
 
 def check_id(id: str) -> str:
