@@ -73,7 +73,7 @@ class Deployment:
         try:
             table = json.loads(path.read_text(encoding="utf-8"))
             return cls(str(table["model"]), tuple(Accepted(**item) for item in table["history"]))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CorrectionError(f"{path} cannot be read ({error!r}): was it edited? Give a model with -m") from error
