@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import geopandas
@@ -42,37 +43,44 @@ TILED = {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "defla
 STRIPS = {"blockysize": 1, "compress": "deflate", "interleave": "pixel"}
 
 
-@pytest.mark.parametrize("kind", ["tiled", "strips"])
-@pytest.mark.parametrize("high", [False, True], ids=["wide", "high"])
-def test_peak_memory_does_not_grow_with_the_raster(high: bool, kind: str, tmp_path: Path) -> None:
-    options = TILED if kind == "tiled" else STRIPS
-    peaks = []
-    for length in (50_000, 200_000):
-        shape = (length, 2048) if high else (2048, length)
-        raster = sparse_raster(tmp_path / f"{length}.tif", shape, **options)
-        peaks.append(peak(raster, tmp_path / f"{length}_mask.tif"))
-    print(kind, "high" if high else "wide", peaks)
+def check_flat(told: str, measure: Callable[[int, int], int]) -> None:
+    """The second raster, four times as long, takes at most 1.10 times the memory of the first.
+
+    In one of three tries: what the allocator keeps of freed memory differs with how
+    threads happen to meet, and what grows with the raster grows in each.
+    """
+    for number in range(3):
+        peaks = [measure(which, number) for which in (0, 1)]
+        print(told, peaks)
+        if peaks[1] < 1.1 * peaks[0]:
+            break
     assert peaks[1] < 1.1 * peaks[0]
     assert peaks[1] < 2000
 
 
+@pytest.mark.parametrize("kind", ["tiled", "strips"])
+@pytest.mark.parametrize("high", [False, True], ids=["wide", "high"])
+def test_peak_memory_does_not_grow_with_the_raster(high: bool, kind: str, tmp_path: Path) -> None:
+    options = TILED if kind == "tiled" else STRIPS
+    shapes = [(length, 2048) if high else (2048, length) for length in (50_000, 200_000)]
+    rasters = [sparse_raster(tmp_path / f"{max(shape)}.tif", shape, **options) for shape in shapes]
+    told = f"{kind} {'high' if high else 'wide'}"
+    check_flat(told, lambda which, number: peak(rasters[which], tmp_path / f"{which}_{number}.tif"))
+
+
 def test_nor_where_it_is_resampled(tmp_path: Path) -> None:
-    peaks = []
-    for length in (25_000, 100_000):
-        raster = sparse_raster(tmp_path / f"{length}.tif", (4096, length), **STRIPS)
-        peaks.append(peak(raster, tmp_path / f"{length}_mask.tif", "2"))
-    print("resampled strips", peaks)
-    assert peaks[1] < 1.1 * peaks[0]
+    lengths = (25_000, 100_000)
+    rasters = [sparse_raster(tmp_path / f"{length}.tif", (4096, length), **STRIPS) for length in lengths]
+    check_flat("resampled", lambda which, number: peak(rasters[which], tmp_path / f"{which}_{number}.tif", "2"))
 
 
 def test_nor_where_it_is_scored(tmp_path: Path) -> None:
-    peaks = []
+    rasters, truths = [], []
     for length in (30_000, 120_000):
-        raster = sparse_raster(tmp_path / f"{length}.tif", (2048, length), **TILED)
+        rasters.append(sparse_raster(tmp_path / f"{length}.tif", (2048, length), **TILED))
         rng = np.random.default_rng(0)
         places = zip(500_000 + rng.random(300) * length, 5_000_000 - rng.random(300) * 2048, strict=True)
-        truth = tmp_path / f"{length}.gpkg"
-        geopandas.GeoDataFrame(geometry=[box(x, y, x + 20, y + 20) for x, y in places], crs="EPSG:32633").to_file(truth)
-        peaks.append(peak(raster, truth, script="memory_of_scores.py"))
-    print("scored", peaks)
-    assert peaks[1] < 1.1 * peaks[0]
+        truths.append(tmp_path / f"{length}.gpkg")
+        squares = [box(x, y, x + 20, y + 20) for x, y in places]
+        geopandas.GeoDataFrame(geometry=squares, crs="EPSG:32633").to_file(truths[-1])
+    check_flat("scored", lambda which, _: peak(rasters[which], truths[which], script="memory_of_scores.py"))
