@@ -48,6 +48,7 @@ from qgis.core import (
     QgsProcessingParameterVectorDestination,
     QgsProcessingParameterVectorLayer,
     QgsProcessingProvider,
+    QgsProject,
     QgsProviderRegistry,
     QgsSettings,
 )
@@ -95,11 +96,14 @@ class Verb(NamedTuple):
         name: as on the command line; ``correct start`` too.
         text: what it does, for the dialog.
         options: in the order of the dialog; those of :data:`COMMON` follow.
+        layers: of files that it leaves beside its outputs, to be put on the map: (file, name of the layer), the
+            topmost last; names of parameters in braces stand for their values.
     """
 
     name: str
     text: str
     options: tuple[Option, ...]
+    layers: tuple[tuple[str, str], ...] = ()
 
 
 def number(name: str, label: str, flag: str, *, advanced: bool = False) -> Option:
@@ -125,6 +129,18 @@ def raster(name: str, label: str) -> Option:
     return Option(lambda: QgsProcessingParameterRasterLayer(name, label))
 
 
+def file(name: str, label: str, flag: str, *, folder: bool = False, advanced: bool = False) -> Option:
+    """A file or a folder, or nothing."""
+    kind = QgsProcessingParameterFile.Folder if folder else QgsProcessingParameterFile.File
+    return Option(lambda: QgsProcessingParameterFile(name, label, kind, optional=True), flag, advanced)
+
+
+def areas(name: str, label: str, flag: str, *, optional: bool = True) -> Option:
+    """A layer of polygons."""
+    kinds = [QgsProcessing.TypeVectorPolygon]
+    return Option(lambda: QgsProcessingParameterVectorLayer(name, label, kinds, optional=optional), flag)
+
+
 SHAPING = (
     number("MIN_AREA", "Drop polygons below this area (m²)", "--min-area"),
     number("SIMPLIFY", "Simplify polygons within this tolerance (m)", "--simplify"),
@@ -132,8 +148,25 @@ SHAPING = (
 POLYGONS = Option(
     lambda: QgsProcessingParameterVectorDestination("POLYGONS", "Polygons", QgsProcessing.TypeVectorPolygon), "--output"
 )
+OVERWRITE = switch("OVERWRITE", "Replace outputs that exist", "--overwrite", advanced=True)
+DEVICE = Option(lambda: QgsProcessingParameterEnum("DEVICE", "Device", DEVICES, False, 0), "--device", True)
+NODATA = text("NODATA", "Value without data, or auto for a border that nothing declares", "--nodata", advanced=True)
+BANDS = text("BANDS", "Bands, as 1,2,3 (none: those of the model)", "--bands", advanced=True)
+MODEL = file("MODEL", "Model folder (none: the built-in one)", "--model", folder=True)
+CORRECTED = file(
+    "MODEL", "Model folder (none: the project's, or the built-in one)", "--model", folder=True, advanced=True
+)
+ID = Option(lambda: QgsProcessingParameterString("ID", "Name of the correction"))
+PROJECT = Option(
+    lambda: QgsProcessingParameterFile(
+        "PROJECT",
+        "Folder of the project, which holds corrections/",
+        QgsProcessingParameterFile.Folder,
+        defaultValue=QgsProject.instance().homePath() or None,
+    ),
+    "--project",
+)
 COMMON = (
-    switch("OVERWRITE", "Replace outputs that exist", "--overwrite", advanced=True),
     text(EXTRA, "More options, as on the command line", "", advanced=True),
     Option(lambda: QgsProcessingParameterString(COMMAND, "gimseg command", find_command(), optional=True), "", True),
 )
@@ -145,23 +178,14 @@ VERBS = (
         "files have new ones in each run.",
         (
             raster("RASTER", "Raster"),
-            Option(
-                lambda: QgsProcessingParameterFile(
-                    "MODEL", "Model folder (none: the built-in one)", QgsProcessingParameterFile.Folder, optional=True
-                ),
-                "--model",
-            ),
-            Option(
-                lambda: QgsProcessingParameterVectorLayer(
-                    "AOI", "Area of interest", [QgsProcessing.TypeVectorPolygon], optional=True
-                ),
-                "--aoi",
-            ),
+            MODEL,
+            areas("AOI", "Area of interest", "--aoi"),
             *SHAPING,
-            text("NODATA", "Value without data, or auto for a border that nothing declares", "--nodata", advanced=True),
-            text("BANDS", "Bands, as 1,2,3 (none: those of the model)", "--bands", advanced=True),
+            NODATA,
+            BANDS,
             number("RESOLUTION", "Metres per pixel (none: the model's)", "--resolution", advanced=True),
-            Option(lambda: QgsProcessingParameterEnum("DEVICE", "Device", DEVICES, False, 0), "--device", True),
+            DEVICE,
+            OVERWRITE,
             switch("RESTART", "Throw away finished blocks of an earlier run", "--restart", advanced=True),
             Option(
                 lambda: QgsProcessingParameterRasterDestination("MASK", "Mask", optional=True, createByDefault=False),
@@ -173,7 +197,95 @@ VERBS = (
     Verb(
         "vectorize",
         "Polygons of the classes of a mask, as gimseg or another tool has written it.",
-        (raster("RASTER", "Mask"), *SHAPING, POLYGONS),
+        (raster("RASTER", "Mask"), *SHAPING, OVERWRITE, POLYGONS),
+    ),
+    Verb(
+        "correct suggest",
+        "Areas of a raster that are worth drawing: where the model doubts, and some at random.",
+        (
+            raster("RASTER", "Raster"),
+            MODEL,
+            Option(
+                lambda: QgsProcessingParameterNumber("COUNT", "Areas", QgsProcessingParameterNumber.Integer, 10),
+                "--count",
+            ),
+            file("OLDER", "An older layer: where the prediction differs from it", "--older", advanced=True),
+            number("SIDE", "Side of an area, m (none: what is drawn in minutes)", "--side", advanced=True),
+            NODATA,
+            BANDS,
+            DEVICE,
+            OVERWRITE,
+            Option(
+                lambda: QgsProcessingParameterVectorDestination("AREAS", "Areas", QgsProcessing.TypeVectorPolygon),
+                "--output",
+            ),
+        ),
+    ),
+    Verb(
+        "correct start",
+        "Begins a correction: predicts in the areas of interest and lays the objects out to be made right. What "
+        "is drawn means: inside an area of interest everything is drawn, and the rest is background. "
+        "corrections/NAME/correction.qgz is a project to draw in, with a list of classes and snapping.",
+        (
+            ID,
+            Option(lambda: QgsProcessingParameterRasterLayer("RASTER", "Raster"), "--raster"),
+            areas("AOI", "Areas of interest", "--aoi", optional=False),
+            PROJECT,
+            CORRECTED,
+            NODATA,
+            BANDS,
+            DEVICE,
+        ),
+        tuple(("{PROJECT}/corrections/{ID}/correction.gpkg", layer) for layer in ("aoi", "objects", "points")),
+    ),
+    Verb(
+        "correct check",
+        "Tells what in a correction would mislead a training, each with its place, and what it labels. Fails if there "
+        "are errors.",
+        (ID, PROJECT, CORRECTED, switch("FIX", "Mend first what can be mended without a guess", "--fix")),
+    ),
+    Verb(
+        "correct train",
+        "Retrains the model on a correction; half of each batch is what it learned before. The deployed model is not "
+        "touched. A training that was cancelled goes on when it is started again in the same way.",
+        (
+            ID,
+            PROJECT,
+            file("REPLAY", "Dataset file of what the model learned first (none: windows that it keeps)", "--replay"),
+            CORRECTED,
+            DEVICE,
+            switch("RESTART", "Throw away the state of a training that did not end", "--restart", advanced=True),
+        ),
+    ),
+    Verb(
+        "correct report",
+        "Compares the models before and after a correction, and asks the gate: report.html in the folder of the "
+        "correction. The objects that appeared and vanished come onto the map.",
+        (
+            ID,
+            PROJECT,
+            file("TEST", "Dataset file of what was learned before (none: the model's own test windows)", "--test"),
+            DEVICE,
+        ),
+        tuple(("{PROJECT}/corrections/{ID}/diff.gpkg", layer) for layer in ("vanished", "appeared")),
+    ),
+    Verb(
+        "correct accept",
+        "Makes the model of a correction that of the project, and brings the delivered mask and polygons up to it. "
+        "Give the options that shape polygons as they were given to predict.",
+        (
+            ID,
+            PROJECT,
+            *SHAPING,
+            switch("EVERYWHERE", "Predict the whole raster again", "--everywhere"),
+            switch("FORCE", "Even though the gate holds the new model back", "--force", advanced=True),
+            DEVICE,
+        ),
+    ),
+    Verb(
+        "correct rollback",
+        "Undoes the last acceptance: its model, and the files that it changed.",
+        (PROJECT, switch("FORCE", "Even though a file was changed since", "--force", advanced=True)),
     ),
 )
 
@@ -350,7 +462,9 @@ class Gimseg(QgsProcessingProvider):
             command += shlex.split(self.parameterAsString(parameters, EXTRA, context))
             if not run(command, feedback):
                 return {}
+            Styled.alive.clear()
             self.style(outputs, context)
+            self.show(parameters, context)
             return outputs
 
         def value(
@@ -386,11 +500,24 @@ class Gimseg(QgsProcessingProvider):
 
         def style(self, outputs: dict[str, str], context: QgsProcessingContext) -> None:
             """Have the layers that QGIS will put on the map styled."""
-            Styled.alive.clear()
             for path in outputs.values():
                 if context.willLoadLayerOnCompletion(path):
                     Styled.alive.append(Styled())
                     context.layerToLoadOnCompletionDetails(path).setPostProcessor(Styled.alive[-1])
+
+        def show(self, parameters: Parameters, context: QgsProcessingContext) -> None:
+            """Have the layers that lie beside the outputs put on the map, too."""
+            names = [definition.name() for definition in self.parameterDefinitions()]
+            told = {name: self.parameterAsString(parameters, name, context) for name in names}
+            for place, layer in self.verb.layers:
+                path = place.format(**told)
+                if not os.path.exists(path):
+                    continue
+                source = f"{path}|layername={layer}"
+                details = QgsProcessingContext.LayerDetails(layer, context.project(), layer)
+                Styled.alive.append(Styled())
+                details.setPostProcessor(Styled.alive[-1])
+                context.addLayerToLoadOnCompletion(source, details)
 
     def id(self) -> str:
         return "gimseg"

@@ -35,6 +35,9 @@ _ALLOWED = (
 _OWN_LAYERS = {"polygons", "aoi", "blocks"}  # of a prediction's GeoPackage: objects, and what frames them
 _READ_FAULTS = (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, pyogrio.errors.FeatureError)
 
+GEOPACKAGE = {"VERSION": "1.3"}
+"""Options of GeoPackages that are made: 1.4, the newest, makes older GDAL warn."""
+
 
 @dataclass(frozen=True)
 class Source:

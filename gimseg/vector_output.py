@@ -27,6 +27,7 @@ from odc.geo.crs import CRS
 
 from gimseg.errors import OutputError
 from gimseg.outputs import staged
+from gimseg.vector_formats import GEOPACKAGE
 
 DRIVERS = {
     ".shp": "ESRI Shapefile",
@@ -63,8 +64,7 @@ _OPTIONS: Mapping[str, dict[str, Any]] = {
     # Tenths of millimetres: the seven decimals that are usual bend the outline of a pixel of a centimetre.
     "GeoJSON": {"layer_options": {"RFC7946": "YES", "COORDINATE_PRECISION": "9"}},
     "GeoJSONSeq": {"layer_options": {"COORDINATE_PRECISION": "9"}},
-    # 1.4, the newest, makes older GDAL warn.
-    "GPKG": {"dataset_options": {"VERSION": "1.3"}},
+    "GPKG": {"dataset_options": GEOPACKAGE},
     "ESRI Shapefile": {"encoding": "UTF-8"},
 }
 _BOX = ("xmin", "ymin", "xmax", "ymax")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,8 @@ from gimseg.models import Model
 from gimseg.networks import build_network
 
 SCRIPT = Path(__file__).resolve().parents[1] / "examples" / "qgis_gimseg.py"
+
+CORRECTIONS = ("suggest", "start", "check", "train", "report", "accept", "rollback")
 
 # The toolbox as QGIS sets it up, with the script in its folder of scripts.
 TOOLBOX = """
@@ -83,6 +87,50 @@ tell({
 """
 )
 
+CORRECT = (
+    TOOLBOX
+    + """
+from qgis.core import QgsProject
+image, model, out = sys.argv[2:]
+area = QgsVectorLayer("Polygon?crs=EPSG:32633", "drawn in memory", "memory")
+feature = QgsFeature()
+feature.setGeometry(QgsGeometry.fromRect(QgsRectangle(500000, 4999940, 500060, 5000000)))
+area.dataProvider().addFeature(feature)
+QgsProject.instance().addMapLayer(area)
+round_ = {"ID": "bad", "PROJECT": out}
+seen = {}
+
+def layers():
+    return {layer.name(): [layer.isValid(), layer.featureCount(), layer.readOnly()]
+            for layer in QgsProject.instance().mapLayers().values() if layer is not area}
+
+suggested = processing.runAndLoadResults("gimseg:correct_suggest", {
+    "RASTER": image, "MODEL": model, "COUNT": 5, "SIDE": 10, "DEVICE": 1, "AREAS": out + "/areas.gpkg",
+}, feedback=feedback)
+seen["suggested"] = layers()
+QgsProject.instance().removeMapLayers([key for key in QgsProject.instance().mapLayers() if key != area.id()])
+processing.runAndLoadResults(
+    "gimseg:correct_start", round_ | {"RASTER": image, "AOI": area.id(), "MODEL": model, "DEVICE": 1}, feedback=feedback
+)
+seen["started"] = layers()
+processing.run("gimseg:correct_check", round_, feedback=feedback)
+processing.run("gimseg:correct_train", round_ | {"DEVICE": 1, "EXTRA": "--epochs 1 --windows-per-epoch 8 --batch 4"},
+    feedback=feedback)
+processing.runAndLoadResults("gimseg:correct_report", round_ | {"DEVICE": 1}, feedback=feedback)
+seen["reported"] = layers()
+deployed = os.path.join(out, "corrections", "project.json")
+processing.run("gimseg:correct_accept", round_ | {"DEVICE": 1, "FORCE": True}, feedback=feedback)
+seen["accepted"] = os.path.exists(deployed)
+processing.run("gimseg:correct_rollback", {"PROJECT": out}, feedback=feedback)
+seen["rolled back"] = not os.path.exists(deployed)
+try:
+    processing.run("gimseg:correct_check", round_ | {"ID": "no_such"})
+except QgsProcessingException as error:
+    seen["error"] = str(error)
+tell(seen | {"lines": feedback.lines})
+"""
+)
+
 CANCEL = (
     TOOLBOX
     + """
@@ -134,7 +182,9 @@ def roofs(path: Path) -> Path:
 
 def test_the_toolbox_predicts_and_vectorizes(tmp_path: Path, qgis: Path) -> None:
     seen = run_in_qgis(RUN, SCRIPT, roofs(tmp_path / "image.tif"), tmp_path, profile=qgis)
-    assert seen["algorithms"] == ["gimseg:predict", "gimseg:vectorize"] and seen["scripts"] == []
+    rounds = [f"gimseg:correct_{verb}" for verb in CORRECTIONS]
+    assert sorted(seen["algorithms"]) == sorted(["gimseg:predict", "gimseg:vectorize", *rounds])
+    assert seen["scripts"] == []
     assert seen["predicted"] == {"MASK": f"{tmp_path}/mask.tif", "POLYGONS": f"{tmp_path}/found.gpkg"}
     colour = Model.load("builtin").recipe.legend.classes[0].colour
     assert seen["layers"] == {
@@ -163,12 +213,38 @@ def test_progress_is_read_from_what_gimseg_prints(qgis: Path) -> None:
     assert seen["shares"] == [0, 25, 50, 75, 100, 0, 50] or seen["shares"] == [25, 50, 75, 100, 0, 50]
 
 
+def small_model(folder: Path, bands: int) -> Path:
+    """Random weights."""
+    options = {"encoder_depth": 3, "decoder_channels": (32, 16, 8)}
+    network = build_network("Unet", "resnet18", bands=bands, **options)
+    described = {"name": "Unet", "encoder": "resnet18", "options": options}
+    statistics = {"bands": tuple(range(1, bands + 1)), "mean": (0.0,) * bands, "std": (1.0,) * bands}
+    Model(network, recipe(**statistics, window=64, halo=8, stride=8), described).save(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_the_toolbox_corrects(tmp_path: Path, qgis: Path) -> None:
+    out = tmp_path / "project"
+    out.mkdir()
+    image = roofs(tmp_path / "image.tif")
+    seen = run_in_qgis(CORRECT, SCRIPT, image, small_model(tmp_path / "model", 3), out, profile=qgis)
+    assert [count for _, count, _ in seen["suggested"].values()] == [5]
+    assert set(seen["started"]) == {"aoi", "objects", "points"}
+    assert all(valid and not fixed for valid, _, fixed in seen["started"].values())
+    assert seen["started"]["aoi"][1] == 1
+    assert {"appeared", "vanished"} <= set(seen["reported"])
+    assert seen["accepted"] and seen["rolled back"] and "no_such" in seen["error"]
+    assert (out / "corrections/bad/report.html").is_file()
+    # Newer GeoPackages make the GDAL of this QGIS warn.
+    for path in (out / "areas.gpkg", out / "corrections/bad/diff.gpkg", out / "corrections/bad/correction.gpkg"):
+        with closing(sqlite3.connect(path)) as database:
+            assert database.execute("PRAGMA user_version").fetchone() == (10300,), path
+
+
 @pytest.mark.slow
 def test_a_run_that_was_cancelled_goes_on(tmp_path: Path, qgis: Path) -> None:
-    options = {"encoder_depth": 3, "decoder_channels": (32, 16, 8)}
-    network = build_network("Unet", "resnet18", bands=1, **options)
-    described = {"name": "Unet", "encoder": "resnet18", "options": options}
-    Model(network, recipe(window=64, halo=8, stride=8), described).save(tmp_path / "model")
+    small_model(tmp_path / "model", 1)
     rng = np.random.default_rng(0)
     # A file in strips: its blocks are a window high.
     image = write_raster(tmp_path / "long.tif", rng.integers(1, 255, (6000, 300)).astype(np.uint8))

@@ -29,6 +29,7 @@ from gimseg.progress import Progress, silent
 from gimseg.rasters import RasterView, Roi
 from gimseg.styles import outline_style
 from gimseg.tiling import chunks
+from gimseg.vector_formats import GEOPACKAGE
 from gimseg.vectorization import vectorize
 
 APPEARED, VANISHED = "appeared", "vanished"
@@ -203,6 +204,14 @@ def _write(part: Path, name: str, own: Path, other: Path) -> int:
     empty = pyogrio.read_dataframe(own, max_features=1, columns=columns).iloc[:0]
     count = 0
     for place, frame in enumerate(chain([empty], _only_in(own, other, columns))):
-        pyogrio.write_dataframe(frame, part, layer=name, driver="GPKG", geometry_type="Polygon", append=bool(place))
+        pyogrio.write_dataframe(
+            frame,
+            part,
+            layer=name,
+            driver="GPKG",
+            geometry_type="Polygon",
+            dataset_options=GEOPACKAGE,
+            append=bool(place),
+        )
         count += len(frame)
     return count

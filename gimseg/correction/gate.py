@@ -289,32 +289,26 @@ def compare_models(
     scenes = tuple(scenes)
     pairs: list[Pair] = []
     for done, scene in enumerate(scenes, 1):
-        counted = [dict(_count(scene, predictor, split)) for predictor in (before, after)]
+        counted = [count_pieces(scene, predictor, split) for predictor in (before, after)]
         pairs += [Pair(counted[0][key], counted[1][key]) for key in sorted(counted[0])]
         progress("score", done, len(scenes), "scenes")
     return pairs
 
 
-def _drawn_again(pairs: Sequence[Pair]) -> list[Pair]:
-    """All pieces of ground together, drawn with replacement again and again, whole pieces each time."""
-    counts = [[pair.before, pair.after] for pair in pairs]
-    # One seed: the same pieces are drawn for all three.
-    matrices, bins, sums = (
-        resampled(np.array([[part(one) for one in both] for both in counts]), draws=_DRAWS)
-        for part in (
-            lambda one: one.confusion.matrix,
-            lambda one: one.probabilities.counts,
-            lambda one: one.probabilities.sums,
-        )
-    )
-    return [
-        Pair(*(Counts(Confusion(matrix[i]), ProbabilityTable(count[i], total[i])) for i in (0, 1)))
-        for matrix, count, total in zip(matrices, bins, sums, strict=True)
-    ]
+def count_pieces(scene: LabelledScene, predictor: Predictor, split: str | None = None) -> dict[tuple[int, int], Counts]:
+    """Count what a model sees on a labelled scene.
 
+    Args:
+        scene: at the resolution of the model.
+        predictor: of the model.
+        split: only ground of this split; None: all.
 
-def _count(scene: LabelledScene, predictor: Predictor, split: str | None) -> Iterator[tuple[tuple[int, int], Counts]]:
-    """Counts of a scene, by the numbers of its blocks of ground."""
+    Returns:
+        counts by the numbers of the scene's blocks of ground; all under (0, 0) where it has none.
+
+    Raises:
+        RasterError: the scene cannot be read.
+    """
     found: dict[tuple[int, int], Counts] = {}
     legend = scene.legend
 
@@ -336,7 +330,25 @@ def _count(scene: LabelledScene, predictor: Predictor, split: str | None) -> Ite
                 ProbabilityTable.of(truth, shares[:, *place]),
             )
             found[number] = found[number] + counts if number in found else counts
-    yield from found.items()
+    return found
+
+
+def _drawn_again(pairs: Sequence[Pair]) -> list[Pair]:
+    """All pieces of ground together, drawn with replacement again and again, whole pieces each time."""
+    counts = [[pair.before, pair.after] for pair in pairs]
+    # One seed: the same pieces are drawn for all three.
+    matrices, bins, sums = (
+        resampled(np.array([[part(one) for one in both] for both in counts]), draws=_DRAWS)
+        for part in (
+            lambda one: one.confusion.matrix,
+            lambda one: one.probabilities.counts,
+            lambda one: one.probabilities.sums,
+        )
+    )
+    return [
+        Pair(*(Counts(Confusion(matrix[i]), ProbabilityTable(count[i], total[i])) for i in (0, 1)))
+        for matrix, count, total in zip(matrices, bins, sums, strict=True)
+    ]
 
 
 def _pieces(scene: LabelledScene, roi: Roi) -> Iterator[tuple[tuple[int, int], Roi]]:

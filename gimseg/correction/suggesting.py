@@ -28,6 +28,7 @@ from gimseg.outputs import check_outputs, staged
 from gimseg.progress import Progress, silent
 from gimseg.rasters import Nodata, metres_per_unit
 from gimseg.styles import outline_style
+from gimseg.vector_formats import GEOPACKAGE
 from gimseg.vectors import open_layer
 
 LAYER = "suggestions"
@@ -162,5 +163,12 @@ def _counted(areas: Sequence[Suggestion], found: Found, cell: int) -> tuple[Sugg
 
 def _write(path: Path, areas: Sequence[Suggestion], geobox: GeoBox) -> None:
     with staged(path) as part:
-        pyogrio.write_dataframe(to_frame(areas, geobox), part, layer=LAYER, driver="GPKG", geometry_type="Polygon")
+        pyogrio.write_dataframe(
+            to_frame(areas, geobox),
+            part,
+            layer=LAYER,
+            driver="GPKG",
+            geometry_type="Polygon",
+            dataset_options=GEOPACKAGE,
+        )
         complete_geopackage(part, (), {LAYER: outline_style(_COLOUR)})
