@@ -14,12 +14,13 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
+from typing import NamedTuple
 
 import torch
 
 from gimseg.backends import backend_by_name
 from gimseg.computing import Network
-from gimseg.errors import GimsegError, PredictionError
+from gimseg.errors import DeviceMemoryError, GimsegError, PredictionError
 from gimseg.models import Model
 from gimseg.parts import Parts
 from gimseg.preflight import Plan
@@ -30,6 +31,13 @@ from gimseg.tiling import Block
 _LOOK_S = 0.2
 
 
+class _Failure(NamedTuple):
+    """What ended a process."""
+
+    text: str
+    memory: bool
+
+
 def predict_on_devices(
     plan: Plan, model: Model, devices: Sequence[torch.device], parts: Parts, progress: Progress
 ) -> None:
@@ -37,6 +45,7 @@ def predict_on_devices(
 
     Raises:
         PredictionError: a process failed; what the others finished is kept.
+        DeviceMemoryError: a device cannot hold a batch; all stop at once, since all windows must be of one size.
     """
     parts.forget_claims()
     todo = parts.unfinished(plan.blocks, keep_damaged=True)
@@ -49,11 +58,13 @@ def predict_on_devices(
     try:
         for process in processes:
             process.start()
-        _watch(plan, processes, todo, parts, progress)
+        failure = _watch(plan, processes, todo, parts, progress, failures)
     finally:
         _end(processes)
-    if not failures.empty():
-        raise PredictionError(f"{failures.get()}; finished blocks are kept: give the same again to go on")
+    if failure is not None and failure.memory:
+        raise DeviceMemoryError(failure.text)
+    if failure is not None:
+        raise PredictionError(f"{failure.text}; finished blocks are kept: give the same again to go on")
     died = [f"{process.name} (exit {process.exitcode})" for process in processes if process.exitcode]
     if died:
         raise PredictionError(
@@ -61,7 +72,9 @@ def predict_on_devices(
         )
 
 
-def _work(plan: Plan, model: Model, device: torch.device, todo: Sequence[Block], fail: Callable[[str], None]) -> None:
+def _work(
+    plan: Plan, model: Model, device: torch.device, todo: Sequence[Block], fail: Callable[[_Failure], None]
+) -> None:
     """One process: claim blocks until none is left."""
     # An interrupt is the parent's to answer; it ends its children.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -70,7 +83,7 @@ def _work(plan: Plan, model: Model, device: torch.device, todo: Sequence[Block],
         parts = Parts(plan.output, plan.identity, planes=plan.planes)
         predict_blocks(plan, network, parts, _claimed(todo, parts), silent)
     except GimsegError as error:
-        fail(f"{device}: {error}")
+        fail(_Failure(f"{device}: {error}", isinstance(error, DeviceMemoryError)))
 
 
 def _claimed(blocks: Sequence[Block], parts: Parts) -> Iterator[Block]:
@@ -80,14 +93,29 @@ def _claimed(blocks: Sequence[Block], parts: Parts) -> Iterator[Block]:
 
 
 def _watch(
-    plan: Plan, processes: Sequence[BaseProcess], todo: Sequence[Block], parts: Parts, progress: Progress
-) -> None:
-    total = pixels_of(todo) / 1e6
+    plan: Plan,
+    processes: Sequence[BaseProcess],
+    todo: Sequence[Block],
+    parts: Parts,
+    progress: Progress,
+    failures: multiprocessing.SimpleQueue[_Failure],
+) -> _Failure | None:
+    """Tell how far they are until all have ended, or one is out of memory; what failed first, or that."""
+    total, failure = pixels_of(todo) / 1e6, None
     progress("predict", 0, total, "Mpx")
-    while any(process.is_alive() for process in processes):
+    is_running = True
+    while is_running:
         time.sleep(_LOOK_S)
+        # Asked first: what a process says before it ends is not missed.
+        is_running = any(process.is_alive() for process in processes)
+        while not failures.empty():
+            one = failures.get()
+            if one.memory:
+                return one
+            failure = failure or one
         left = pixels_of(parts.unfinished(todo, keep_damaged=True)) / 1e6
         progress("predict", total - left, total, "Mpx")
+    return failure
 
 
 def _end(processes: Sequence[BaseProcess]) -> None:

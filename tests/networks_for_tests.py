@@ -60,6 +60,19 @@ class Reach(nn.Module):
         return self.layers(images)
 
 
+class Hungry(Reach):
+    """As far-sighted, on a device that holds so many pixels at once."""
+
+    def __init__(self, reach: int, pixels: int) -> None:
+        super().__init__(reach)
+        self.pixels = pixels
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if images.shape[0] * images.shape[2] * images.shape[3] > self.pixels:
+            raise MemoryError
+        return super().forward(images)
+
+
 class Sleepy(Brightness):
     """Takes its time, in one step that Python cannot interrupt."""
 

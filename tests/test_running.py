@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from networks_for_tests import Reach, brightness_model, model
+from networks_for_tests import Hungry, Reach, brightness_model, model
 from worlds import noise, write_raster
 
 from gimseg.backends import backend_by_name
@@ -40,7 +40,7 @@ def start(script: str, **values: object) -> subprocess.Popen[str]:
 
 RUN = """
     from gimseg.inference import predict
-    from networks_for_tests import Sleepy, model
+    from networks_for_tests import Hungry, Sleepy, model
     def say(task, done, total, unit): print(task, done, flush=True)
     predict({raster!r}, model(Sleepy(127.5, 0.01)), output={output!r}, window=32, block_size=32, progress=say)
 """
@@ -80,7 +80,7 @@ INTERRUPTED = """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     from gimseg import cli
     from gimseg.models import Model
-    from networks_for_tests import Sleepy, model
+    from networks_for_tests import Hungry, Sleepy, model
     Model.load = staticmethod(lambda folder: model(Sleepy(127.5, {seconds})))
     sys.argv = ["gimseg", "predict", {raster!r}, "-o", {output!r}, "--window", "32"{more}]
     sys.exit(cli.main())
@@ -169,6 +169,18 @@ def test_out_of_memory_for_the_smallest_window_is_an_error_with_numbers(tmp_path
     assert not (tmp_path / "mask.tif").exists()
 
 
+def test_processes_that_run_out_of_memory_go_on_with_less_too(tmp_path: Path) -> None:
+    raster = write_raster(tmp_path / "image.tif", noise((120, 150)))
+    given = model(Hungry(4, 2 * 40 * 40), mean=(127.0,), std=(70.0,), halo=4)
+    asked = {"device": "cpu,cpu", "backend": "torch", "precision": "float32"}
+    done = Predictor(given, batch=2, **asked).predict(raster, tmp_path / "mask.tif", window=64)
+    assert next(note for note in done.notes if "out of memory" in note).endswith(
+        "went on with 1 window of 64 px at once"
+    )
+    whole = predict(raster, model(Reach(4), mean=(127.0,), std=(70.0,), halo=4), output=tmp_path / "whole.tif")
+    assert np.array_equal(read(done.path), read(whole.path))
+
+
 def broken(path: Path) -> Path:
     """A raster of 600 x 300 px of which the lower third is missing."""
     write_raster(path, noise((600, 300)), tiled=True, blockxsize=64, blockysize=64)
@@ -206,7 +218,7 @@ FULL = """
     import resource
     from gimseg.errors import OutputError
     from gimseg.inference import predict
-    from networks_for_tests import brightness_model
+    from networks_for_tests import Hungry, brightness_model
     resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
     try:
         predict({raster!r}, brightness_model(), output={output!r}, window=64, block_size=64)
