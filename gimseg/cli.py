@@ -20,8 +20,8 @@ from gimseg.command_options import (
     PipelineOrder,
     device_option,
     model_option,
-    nodata_of,
-    numbers,
+    models_option,
+    opening_options,
     overwrite_option,
     progress_of,
     quiet_option,
@@ -176,14 +176,7 @@ def evaluate(dataset_file: str, model: str, mask: tuple[str, ...], quiet: bool, 
 
 @cli.command()
 @click.argument("rasters", nargs=-1, required=True, type=click.Path())
-@click.option(
-    "-m",
-    "--model",
-    multiple=True,
-    default=["builtin"],
-    show_default=True,
-    help="Model folder. Several times: probabilities are averaged.",
-)
+@models_option("probabilities are averaged")
 @click.option(
     "-o",
     "--output",
@@ -194,10 +187,7 @@ def evaluate(dataset_file: str, model: str, mask: tuple[str, ...], quiet: bool, 
     "RASTER_segments.tif and .shp in the current folder]",
 )
 @click.option("--aoi", type=click.Path(exists=True), help="Only inside these polygons.")
-@click.option("--bands", help="Bands of the raster to use, as 1,2,3. [default: those of the model]")
-@click.option("--nodata", help="Value that means no data, or auto for a border that nothing declares.")
-@click.option("--crs", help="CRS of a raster that has none.")
-@click.option("--vector-crs", help="CRS of an AoI layer that has none.")
+@opening_options("an AoI layer")
 @click.option("--resolution", type=float, help="Metres per pixel. [default: the model's]")
 @product_options
 @polygon_options
@@ -229,8 +219,6 @@ def predict(rasters: tuple[str, ...], model: tuple[str, ...], output: tuple[str,
     from gimseg.delivery import deliver_each, rehearse
 
     quiet = given.pop("quiet")
-    given["bands"] = numbers(given["bands"])
-    given["nodata"] = nodata_of(given["nodata"])
     given["products"] = _products(given)
 
     if given.pop("dry_run"):

@@ -2,14 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 model_option = click.option("-m", "--model", default="builtin", show_default=True, help="Model folder.")
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
 quiet_option = click.option("--quiet", is_flag=True, help="Say nothing but errors.")
+
+
+def models_option(text: str) -> Decorator:
+    """``--model`` that can be given several times; what then happens."""
+    help = f"Model folder, or a project's. Several times: {text}."
+    return click.option("-m", "--model", multiple=True, default=["builtin"], show_default=True, help=help)
+
+
+def opening_options(layer: str) -> Decorator:
+    """How a raster and a layer are opened where they do not say it themselves.
+
+    Args:
+        layer: what it is called, with its article.
+    """
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in (
+            click.option("--vector-crs", help=f"CRS of {layer} that has none."),
+            click.option("--crs", help="CRS of a raster that has none."),
+            click.option(
+                "--nodata",
+                callback=lambda _, __, text: nodata_of(text),
+                help="Value that means no data, or auto for a border that nothing declares.",
+            ),
+            click.option(
+                "--bands",
+                callback=lambda _, __, text: numbers(text),
+                help="Bands of the raster to use, as 1,2,3. [default: those of the model]",
+            ),
+        ):
+            command = option(command)
+        return command
+
+    return add
 
 
 class PipelineOrder(click.Group):

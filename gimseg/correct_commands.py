@@ -10,8 +10,8 @@ import click
 from gimseg.command_options import (
     PipelineOrder,
     device_option,
-    nodata_of,
-    numbers,
+    models_option,
+    opening_options,
     overwrite_option,
     progress_of,
     quiet_option,
@@ -40,24 +40,14 @@ def correct() -> None:
 
 @correct.command()
 @click.argument("raster", type=click.Path(exists=True, dir_okay=False))
-@click.option(
-    "-m",
-    "--model",
-    multiple=True,
-    default=["builtin"],
-    show_default=True,
-    help="Model folder, or a project's. Several times: where they disagree.",
-)
+@models_option("where they disagree")
 @click.option("-o", "--output", required=True, type=click.Path(), help="GeoPackage to write.")
 @click.option("-n", "--count", default=10, show_default=True, help="Areas; a fifth of them at random.")
 @click.option("--older", type=click.Path(exists=True), help="An older layer: where the prediction differs from it.")
 @click.option("--side", "side_m", type=float, help="Side of an area, m. [default: what is drawn in minutes]")
 @click.option("--tta", type=click.Choice(["flips", "symmetries"]), help="Where views of the image disagree, too.")
 @click.option("--seed", default=0, show_default=True, help="Draws other random areas.")
-@click.option("--bands", help="Bands of the raster to use, as 1,2,3. [default: those of the model]")
-@click.option("--nodata", help="Value that means no data, or auto for a border that nothing declares.")
-@click.option("--crs", help="CRS of a raster that has none.")
-@click.option("--vector-crs", help="CRS of an older layer that has none.")
+@opening_options("an older layer")
 @device_option
 @overwrite_option
 @quiet_option
@@ -65,7 +55,6 @@ def suggest(raster: str, model: tuple[str, ...], output: str, quiet: bool, **giv
     """Find areas of RASTER that are worth drawing."""
     from gimseg.correction.suggesting import suggest as run
 
-    given["bands"], given["nodata"] = numbers(given["bands"]), nodata_of(given["nodata"])
     done = run(raster, list(model), output, progress=progress_of(quiet), **given)
     if not quiet:
         click.echo(done.text())
@@ -83,10 +72,7 @@ def suggest(raster: str, model: tuple[str, ...], output: str, quiet: bool, **giv
     help="Mask and polygons of the raster, to be updated when the correction is accepted. [default: those that "
     "gimseg predict names RASTER_segments, where they are]",
 )
-@click.option("--bands", help="Bands of the raster to use, as 1,2,3. [default: those of the model]")
-@click.option("--nodata", help="Value that means no data, or auto for a border that nothing declares.")
-@click.option("--crs", help="CRS of a raster that has none.")
-@click.option("--vector-crs", help="CRS of an AoI layer that has none.")
+@opening_options("an AoI layer")
 @project_option
 @device_option
 @quiet_option
@@ -94,7 +80,6 @@ def start(id: str, rasters: tuple[str, ...], aoi: str, quiet: bool, **given: Any
     """Lay out what the model sees in the areas of interest for editing in QGIS, as correction ID."""
     from gimseg.correction.starting import start as run
 
-    given["bands"], given["nodata"] = numbers(given["bands"]), nodata_of(given["nodata"])
     given["segments"] = given["segments"] or None
     done = run(id, rasters, aoi, progress=progress_of(quiet), **given)
     if not quiet:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -46,19 +46,28 @@ def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:
         TrainingError: the file is no TOML, or a name is unknown.
     """
     path = Path(path)
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise TrainingError(f"{path} cannot be read as TOML: {error}") from error
-    for key in content:
-        if key not in _TABLES:
-            raise TrainingError(f"{path} has a table or key {key!r}{did_you_mean(key, _TABLES)}")
-    table = dict(content.get(TABLE, {}))
+    table = dict(read_toml(path, _TABLES).get(TABLE, {}))
     check_names(table, str(path))
     weights = table.get("encoder_weights")
     if weights and os.path.splitext(weights)[1]:
         table["encoder_weights"] = os.path.join(path.parent, weights)
     return table
+
+
+def read_toml(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    """A TOML file that has no tables and keys but these.
+
+    Raises:
+        TrainingError: it is no TOML, or has others: names the nearest.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise TrainingError(f"{path} cannot be read as TOML: {error}") from error
+    for key in content:
+        if key not in keys:
+            raise TrainingError(f"{path} has a table or key {key!r}{did_you_mean(key, keys)}")
+    return content
 
 
 def check_names(table: Mapping[str, Any], where: str) -> None:

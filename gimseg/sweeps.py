@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,11 +15,10 @@ from typing import Any
 from gimseg.comparison import Comparison, draw_curves, read_run, write_table
 from gimseg.datasets import Datasets, read_datasets
 from gimseg.errors import GimsegError, OutputError, ResumeError, TrainingError
-from gimseg.legend import did_you_mean
 from gimseg.outputs import check_writable
 from gimseg.progress import Progress, silent
 from gimseg.settings import Settings
-from gimseg.settings_files import check_names, read_table, settings_from
+from gimseg.settings_files import check_names, read_table, read_toml, settings_from
 from gimseg.training import train
 from gimseg.training_state import fingerprints
 
@@ -53,13 +51,7 @@ def read_sweep(path: str | os.PathLike[str]) -> Sweep:
         TrainingError: the file is no sweep, or a setting is wrong.
     """
     path = Path(path)
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise TrainingError(f"{path} cannot be read as TOML: {error}") from error
-    for key in content:
-        if key not in _KEYS:
-            raise TrainingError(f"{path} has a table or key {key!r}{did_you_mean(key, _KEYS)}")
+    content = read_toml(path, _KEYS)
     if not isinstance(content.get("data"), str):
         raise TrainingError(f'{path} names no dataset file: write data = "data.toml" at its top')
     data = path.parent / content["data"]

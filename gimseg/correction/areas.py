@@ -11,6 +11,7 @@ import numpy as np
 import pyogrio
 import shapely
 
+from gimseg.correction.grounds import drawn_shapes
 from gimseg.correction.rounds import Correction
 from gimseg.errors import CorrectionError
 from gimseg.labelled_scenes import LabelledScene
@@ -56,16 +57,9 @@ def write_areas(correction: Correction, scenes: Sequence[LabelledScene], path: P
 
 def _drawn(scene: LabelledScene) -> np.ndarray:
     """All that was drawn on a raster, as polygons in its CRS; points and lines with the pixels that they touch."""
-    drawing: Any = scene.drawing
-    if drawing is not None:
-        parts = [drawing.areas, drawing.objects, drawing.background, drawing.points]
-    elif scene.areas:
-        parts = list(scene.areas.values())
-    elif scene.truth and all(part.partial for part in scene.truth) and not scene.truth_views:
-        parts = list(scene.truth)
-    else:
+    shapes = drawn_shapes(scene)
+    if shapes is None:
         return np.array([scene.geobox.extent.geom], object)
-    shapes = np.concatenate([part.geometries for part in parts])
     thin = shapely.area(shapes) == 0
     shapes[thin] = shapely.buffer(shapes[thin], abs(scene.geobox.affine.a))
     return shapes

@@ -127,7 +127,22 @@ def drawn_parts(scene: LabelledScene, *, margin: int) -> list[Roi]:
         scene: as :func:`open_rasters` gives it.
         margin: ground around what was drawn, px.
     """
-    rows, cols = scene.shape
+    geometries = drawn_shapes(scene)
+    if geometries is None:
+        rows, cols = scene.shape
+        return [(slice(0, rows), slice(0, cols))]
+    return [_roi(box) for box in _apart(_boxes(geometries, scene.geobox, margin))]
+
+
+def drawn_shapes(scene: LabelledScene) -> np.ndarray | None:
+    """All that says something of a scene's ground, in its CRS; None where the whole of it is labelled.
+
+    Args:
+        scene: as :func:`open_rasters` gives it.
+
+    Returns:
+        geometries of any kind, (n,).
+    """
     if scene.drawing is not None:
         drawn: Drawing = scene.drawing  # type: ignore[assignment]
         shapes = [drawn.areas, drawn.objects, drawn.background, drawn.points]
@@ -136,9 +151,8 @@ def drawn_parts(scene: LabelledScene, *, margin: int) -> list[Roi]:
     elif scene.truth and all(part.partial for part in scene.truth) and not scene.truth_views:
         shapes = list(scene.truth)
     else:
-        return [(slice(0, rows), slice(0, cols))]
-    geometries = np.concatenate([part.geometries for part in shapes])
-    return [_roi(box) for box in _apart(_boxes(geometries, scene.geobox, margin))]
+        return None
+    return np.concatenate([part.geometries for part in shapes])
 
 
 def _boxes(geometries: np.ndarray, geobox: GeoBox, margin: int) -> np.ndarray:
