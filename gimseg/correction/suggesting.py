@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyogrio
@@ -13,6 +14,7 @@ from odc.geo.geobox import GeoBox
 
 from gimseg.averaging import Augmentations, Models
 from gimseg.correction.doubts import Found, find_doubts
+from gimseg.correction.rounds import Opening
 from gimseg.correction.suggestions import (
     SECONDS_AN_OBJECT,
     Suggestion,
@@ -26,7 +28,7 @@ from gimseg.imagery import choose_grid, open_imagery
 from gimseg.inference import Predictor
 from gimseg.outputs import check_outputs, staged
 from gimseg.progress import Progress, silent
-from gimseg.rasters import Nodata, metres_per_unit
+from gimseg.rasters import metres_per_unit
 from gimseg.styles import outline_style
 from gimseg.vector_formats import GEOPACKAGE
 from gimseg.vectors import open_layer
@@ -80,13 +82,10 @@ def suggest(
     side_m: float | None = None,
     tta: Augmentations | None = None,
     seed: int = 0,
-    bands: Sequence[int] | None = None,
-    nodata: Nodata = None,
-    crs: str | None = None,
-    vector_crs: str | None = None,
     device: str = "auto",
     overwrite: bool = False,
     progress: Progress = silent,
+    **opening: Any,
 ) -> Suggested:
     """Find areas of a raster that are worth drawing, and write them as a layer.
 
@@ -103,13 +102,11 @@ def suggest(
         side_m: side of an area on the ground, metres; None: as large as is mostly drawn in minutes.
         tta: views of the image whose predictions may disagree.
         seed: of the random areas.
-        bands: see :class:`gimseg.preflight.Options`, as for the next three.
-        nodata: see there.
-        crs: see there.
-        vector_crs: of an older layer that has none.
         device: see :class:`gimseg.inference.Predictor`.
         overwrite: an output that exists may be replaced.
         progress: told how far the work is.
+        **opening: ``bands``, ``nodata``, ``crs`` of the raster, ``vector_crs`` of the older layer: see
+            :class:`gimseg.correction.rounds.Opening`.
 
     Raises:
         CorrectionError: nothing can be suggested.
@@ -121,11 +118,12 @@ def suggest(
     if count < 1 or (side_m is not None and not 0 < side_m < np.inf):
         raise CorrectionError(f"{count} areas of {side_m} m: 1 at least, and a side above 0 m, are needed")
     check_outputs([path], [raster, *([] if older is None else [older])], overwrite=overwrite)
+    how = Opening(**opening)
     predictor = Predictor(model, device=device, tta=tta)
-    opened = open_imagery([raster], predictor.model.recipe, bands=bands, crs=crs, nodata=nodata)
+    opened = open_imagery([raster], predictor.model.recipe, bands=how.bands, crs=how.crs, nodata=how.nodata)
     geobox, notes = choose_grid(opened, predictor.model.recipe, None)
     cell, most = _cells(geobox, side_m)
-    layer = None if older is None else open_layer(older, crs=vector_crs)
+    layer = None if older is None else open_layer(older, crs=how.vector_crs)
     found = find_doubts(predictor, opened.on(geobox), cell, layer, progress=progress)
     valid = next(iter(found.doubts.values())).valid
     cells = most if side_m is not None else choose_cells(found.objects, valid, most)
