@@ -87,6 +87,29 @@ def write_item(path: Path, delivered: Delivered) -> None:
     write_text(path, json.dumps(table, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
+def is_item(path: Path) -> bool:
+    """Whether a file is a STAC item."""
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(table, dict) and "stac_version" in table and table.get("type") == "Feature"
+
+
+def rehome_item(path: Path, folder: Path) -> None:
+    """Rewrite an item for another folder, to which it goes together with the files beside it.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    table = json.loads(path.read_text(encoding="utf-8"))
+    for asset in table["assets"].values():
+        file = path.parent / asset["href"]
+        if not is_virtual(asset["href"]) and file.parent.resolve() != path.parent.resolve():
+            asset["href"] = os.path.relpath(file, folder)
+    write_text(path, json.dumps(table, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
 def make_item(path: Path, delivered: Delivered) -> pystac.Item:
     """The item that will lie at `path`; all paths in it are relative to that, but those of models."""
     plan = delivered.plan

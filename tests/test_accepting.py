@@ -97,6 +97,22 @@ def test_what_is_delivered_is_a_full_prediction_where_something_was_drawn(projec
     assert not hidden(project) and "big_segments.shp" in {path.name for path in done.files}
 
 
+def test_the_item_beside_the_mask_tells_of_the_new_model(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project", stac=True)
+    path = project.folder / "big_segments.json"
+    old = path.read_bytes()
+    accept("bad", project=project.folder, force=True, **GIVEN)
+    item, before = json.loads(path.read_text()), json.loads(old)
+    assert item["assets"].keys() == before["assets"].keys() and item["bbox"] == before["bbox"]
+    places = {name: (path.parent / asset["href"]).resolve() for name, asset in item["assets"].items()}
+    assert all(place.exists() for place in places.values()), places
+    model = places.pop("model")
+    assert model.parent == project.correction("bad").model.resolve()
+    assert {place.parent for place in places.values()} == {project.folder.resolve()}
+    rollback(project=project.folder)
+    assert path.read_bytes() == old
+
+
 def test_everywhere_is_a_new_prediction_to_the_last_byte(project: Project, tmp_path: Path) -> None:
     accept("bad", project=project.folder, force=True, everywhere=True, **GIVEN)
     full = tmp_path / "full"

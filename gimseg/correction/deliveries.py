@@ -14,6 +14,7 @@ from gimseg.errors import CorrectionError, ResumeError
 from gimseg.outputs import FAMILIES
 from gimseg.products import Products, Uncertainty
 from gimseg.rasters import open_raster
+from gimseg.stac import is_item, item_path, rehome_item
 from gimseg.vector_output import driver_of
 
 _MASKS = (".tif", ".tiff")
@@ -57,7 +58,7 @@ class Delivered:
             probabilities=beside["probabilities"].is_file(),
             uncertainty=_uncertainty_of(beside["uncertainty"]),
         )
-        given: dict[str, Any] = {"products": products}
+        given: dict[str, Any] = {"products": products, "stac": is_item(item_path(self.mask))}
         if areas is not None:
             given |= {"aoi": areas, "older": self.mask}
             if self.layers:
@@ -74,12 +75,16 @@ class Delivered:
                 path.unlink()
         outputs = [made / path.name for path in (self.mask, *self.layers)]
         try:
-            return deliver(self.raster, model, outputs, **options)
+            done = deliver(self.raster, model, outputs, **options)
         except ResumeError:
             # Something else was drawn, or asked for, since that try.
             shutil.rmtree(made)
             made.mkdir()
-            return deliver(self.raster, model, outputs, **options)
+            done = deliver(self.raster, model, outputs, **options)
+        item = item_path(made / self.mask.name)
+        if item.exists():
+            rehome_item(item, self.mask.absolute().parent)
+        return done
 
     def stale(self, made: set[str]) -> list[Path]:
         """Files of the families of its layers that the new ones have not."""
