@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import geopandas as gpd
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import shapely
@@ -349,11 +350,38 @@ def _spread(values: Sequence[float], sign: str = "") -> str:
     return f"{values.mean():{sign}.3f} ({values.min():{sign}.3f} to {values.max():{sign}.3f})"
 
 
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Curves: gain against area and clicks, gain against processor time, forgetting; a PNG."""
+    frame = pd.DataFrame([asdict(row) for row in rows])
+    start = frame[frame.name == "no correction"].set_index("seed")
+    frame["gained"] = frame.new_iou - frame.seed.map(start.new_iou)
+    frame["lost"] = frame.seed.map(start.old_iou) - frame.old_iou
+    usual = frame.name == "gimseg correct"
+    timed = (usual | frame.name.str.endswith("epochs") | frame.name.str.startswith("from scratch")) & (frame.areas == 4)
+    panels = (
+        ("areas of 150 m that were drawn", frame[usual], "areas", "gained"),
+        ("clicks", frame[frame.name == "clicks"], "clicks", "gained"),
+        ("minutes of processor time, four areas", frame[timed].assign(minutes=frame.cpu_s / 60), "minutes", "gained"),
+        ("areas of 150 m that were drawn", frame[usual], "areas", "lost"),
+    )
+    figure, axes = plt.subplots(2, 2, figsize=(10, 7), layout="constrained")
+    for axis, (label, part, x, y) in zip(axes.flat, panels, strict=True):
+        # What was made in one way is one point of the curve, whatever its time was.
+        means = part.groupby(["name", "areas", "clicks"])[[x, y]].mean().sort_values(x)
+        axis.plot(part[x], part[y], ".", color="#2f7fc1", alpha=0.5)
+        axis.plot(means[x], means[y], color="#2f7fc1")
+        axis.set(xlabel=label, ylabel={"gained": "IoU gained, new town", "lost": "IoU lost, old sites"}[y])
+        axis.axhline(0.01 if y == "lost" else 0.0, color="#888888", linewidth=0.8, linestyle="--")
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=90)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("correction_study"))
     parser.add_argument("--only", nargs="*", help="experiments: none, areas 4, no replay, loss ce, clicks 50, scratch…")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--plot", type=Path, help="curves as a PNG")
     given = parser.parse_args()
     if not DATA.is_dir():
         print("skipped: needs the real imagery")
@@ -364,6 +392,8 @@ def main() -> None:
             if given.only is None or name in given.only:
                 run()
     print(table(study.rows()))
+    if given.plot:
+        draw(study.rows(), given.plot)
 
 
 if __name__ == "__main__":
