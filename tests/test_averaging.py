@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from itertools import permutations
 
+import numpy as np
 import pytest
 import torch
 from networks_for_tests import model
+from odc.geo.geobox import GeoBox
 
 from gimseg.averaging import average, combine_models, views
 from gimseg.errors import PredictionError
+from gimseg.inference import Predictor
 from gimseg.legend import Legend
 from gimseg.models import Model
+from gimseg.products import Products
 from gimseg.rasters import Pixels
 
 
@@ -118,3 +122,20 @@ def test_what_makes_no_sense_is_refused() -> None:
         views("all")  # type: ignore[arg-type]
     with pytest.raises(PredictionError, match="mean of 0"):
         average([], 0)
+
+
+@pytest.mark.parametrize("tta", [None, "symmetries"])
+def test_openvino_averages_as_torch_does(tta: str | None) -> None:
+    several = [model(Lopsided(seed=seed), mean=(127.0,), std=(70.0,)) for seed in (0, 1)]
+    image = np.random.default_rng(0).integers(0, 256, (1, 90, 70), np.uint8)
+    grid = GeoBox.from_bbox((0, 0, 70, 90), "EPSG:32633", resolution=1)
+
+    def shares(backend: str) -> np.ndarray:
+        predictor = Predictor(several, tta=tta, backend=backend, precision="float32")
+        found = predictor.predict_array(image, grid, products=Products(probabilities=True))
+        return np.asarray(found.probabilities, float)
+
+    one, other = shares("torch"), shares("openvino")
+    assert np.ptp(one) > 0.1
+    # They are kept in steps of 1/250.
+    assert np.abs(one - other).max() <= 1 / 250 + 1e-9
