@@ -63,7 +63,8 @@ class Reading:
         object.__setattr__(self, "refine", chain)
         if chain.of_probabilities and (self.threshold is None or chain.needs_image):
             raise RefinementError(
-                f"{chain}: tv and hysteresis need probabilities and a threshold, guided an image: refine with predict"
+                f"{chain}: steps of probabilities need a threshold too, and guided, bilateral and crf an image: refine "
+                "with predict"
             )
         if self.values is not None:
             object.__setattr__(self, "values", tuple(sorted(set(self.values))))

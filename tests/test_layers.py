@@ -66,6 +66,7 @@ LAYERS = (
     "stitching",
     "probability_filters",
     "morphology",
+    "refinement_steps",
     "refinement",
     "tiramisu",
     "attention_unet",
