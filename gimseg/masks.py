@@ -59,7 +59,7 @@ class Reading:
     refine: Refinement | str | None = None
 
     def __post_init__(self) -> None:
-        chain = self.refine if isinstance(self.refine, Refinement) else Refinement.parse(self.refine or "")
+        chain = Refinement.of(self.refine)
         object.__setattr__(self, "refine", chain)
         if chain.of_probabilities and (self.threshold is None or chain.needs_image):
             raise RefinementError(

@@ -99,7 +99,7 @@ class Options:
         Raises:
             RefinementError: the text is not understood.
         """
-        return self.refine if isinstance(self.refine, Refinement) else Refinement.parse(self.refine or "")
+        return Refinement.of(self.refine)
 
 
 @dataclass(frozen=True)

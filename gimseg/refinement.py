@@ -79,6 +79,15 @@ class Refinement:
             raise RefinementError(f"refine {text!r} is not understood: write it like 'tv(0.1), open(1 m), fill(4 m2)'")
         return cls(tuple(_parse_step(name, arguments) for name, arguments in pieces))
 
+    @classmethod
+    def of(cls, given: Refinement | str | None) -> Refinement:
+        """A chain as it is or as a person writes it; one without steps for None.
+
+        Raises:
+            RefinementError: the text is not understood.
+        """
+        return given if isinstance(given, Refinement) else cls.parse(given or "")
+
     @property
     def of_probabilities(self) -> bool:
         """Whether probabilities are needed, and not a mask alone."""

@@ -26,7 +26,8 @@ CHAINS = (
     "majority(1 m)",
     "drop(3 m2)",
     "fill(3 m2)",
-    "tv(0.05, iterations=5), guided(2 px), bilateral(2 px), crf(1 px, 1, iterations=2), hysteresis(0.4, 0.6, reach=2 m), open(1 px), fill(2 m2), drop(2 m2)",
+    "tv(0.05, iterations=5), guided(2 px), bilateral(2 px), crf(1 px, 1, iterations=2), "
+    "hysteresis(0.4, 0.6, reach=2 m), open(1 px), fill(2 m2), drop(2 m2)",
 )
 
 
