@@ -21,6 +21,7 @@ from gimseg.models import Model
 from gimseg.outputs import check_outputs, staged, write_text
 from gimseg.pictures import Panel, draw_contact_sheet, outcome_overlay
 from gimseg.progress import Progress, silent
+from gimseg.radiometry import levelled_by_raster
 from gimseg.refined_planes import pixel_sides
 from gimseg.refinement import Refinement
 from gimseg.sample_lists import check_samples, list_rasters, list_windows, worst_samples, write_samples
@@ -129,6 +130,8 @@ def evaluate(
         _check_legend(model, datasets)
         datasets = datasets.at_resolution(model.recipe.resolution).with_bands(model.recipe.bands)
     scenes = datasets.scenes()
+    if model is not None and model.recipe.own_levels:
+        scenes = levelled_by_raster(scenes)
     _check_refinement(request.chain, scenes)
     with TemporaryDirectory(prefix="gimseg-evaluate-") as folder:
         if model is None:

@@ -26,6 +26,7 @@ LAYERS = (
     "rasters",
     "origins",
     "mosaics",
+    "levelling",
     "arrays",
     "vector_formats",
     "vector_geometry",
