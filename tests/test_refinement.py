@@ -63,6 +63,19 @@ def test_a_region_with_its_margin_comes_out_as_the_whole(text: str, seed: int) -
 
 
 @pytest.mark.parametrize(
+    "text", ["tv(0.1, iterations=7)", "guided(1 m)", "bilateral(1.5 m, 0.5)", "crf(1 m, 0.5, iterations=3)"]
+)
+def test_probabilities_of_a_region_are_those_of_the_whole_to_the_last_bit(text: str) -> None:
+    (step,) = Refinement.parse(text).steps
+    planes, ground = drawn(11, channels=2)
+    whole, margin = step(planes, ground), step.margin(PIXEL)
+    for top in (0, 50, 100):
+        rows = slice(max(0, top - margin), min(150, top + 50 + margin))
+        region = step(planes[:, rows], part(ground, rows))
+        np.testing.assert_array_equal(region[:, top - rows.start :][:, :50], whole[:, top : top + 50])
+
+
+@pytest.mark.parametrize(
     "text", ["open(1 m)", "close(1 m)", "majority(1 m)", "drop(3 m2)", "fill(3 m2)", "tv(0.1)", "crf(1 m)"]
 )
 def test_several_classes_and_invalid_pixels(text: str) -> None:
