@@ -3,8 +3,8 @@
 python examples/compare_losses.py -o comparison.md            # synthetic farmland, about 2 % of it buildings
 python examples/compare_losses.py -o comparison.md --data data.toml
 
-Writes a table and, beside it, a picture of the curves. The network is tiny and the training short:
-the table compares losses, it does not say how well they can do.
+Writes a table and, beside it, a picture of the curves: IoU, false alarms and misses over the steps. The network
+is tiny and the training short: the table compares losses, it does not say how well they can do.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ FAMILIES = {
         "0.3*bce(pos_weight=2) + 0.3*focal(alpha=0.8, gamma=1.5) + 0.4*jaccard(positive=0.8, negative=0.2)",
     ],
 }
-WINDOW, BATCH, LOOKS = 64, 8, 4
+WINDOW, BATCH, LOOKS = 64, 8, 10
 SIDE = 192  # of the windows that are scored
 LEARNED = (*(("farmland", seed) for seed in (1, 2, 3, 4, 5, 9, 10)), ("village", 1))
 UNSEEN = (("farmland", 7), ("farmland", 8), ("village", 6))
@@ -213,9 +213,7 @@ def row(text: str, finals: list[Counts], cost: float) -> str:
     """One line of the table: means over the seeds."""
     parts = []
     for counts in finals:
-        hits, alarms, misses = counts.outcome()
-        objects = hits + misses
-        parts.append((counts.iou(), alarms / objects, misses / objects, counts.best, counts.iou(counts.best)))
+        parts.append((*shares(counts), counts.best, counts.iou(counts.best)))
     iou, alarms, misses, best, best_iou = np.mean(parts, axis=0)
     spread = max(part[0] for part in parts) - min(part[0] for part in parts)
     ratio = f"{alarms / misses:.2f}" if misses > 0.0005 else "-"
@@ -225,24 +223,40 @@ def row(text: str, finals: list[Counts], cost: float) -> str:
     )
 
 
+def shares(counts: Counts) -> tuple[float, float, float]:
+    """IoU, and false alarms and misses for each true object pixel, at a threshold of 0.5."""
+    hits, alarms, misses = counts.outcome()
+    return counts.iou(), alarms / (hits + misses), misses / (hits + misses)
+
+
 def draw(path: Path, curves: dict[str, np.ndarray], steps: int) -> None:
-    """IoU over the steps, a panel for each family."""
-    figure = Figure(figsize=(15, 8), layout="constrained", facecolor="white")
+    """IoU, false alarms and misses over the steps, a column for each family; `curves` are (looks, 3) each."""
+    figure = Figure(figsize=(17, 9), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     x = np.linspace(0, steps, LOOKS + 1).round()[1:]
-    panels = figure.subplots(2, 3, sharex=True, sharey=True).ravel()
-    for axes, (family, texts) in zip(panels, FAMILIES.items(), strict=False):
+    families = {name: [text for text in texts if text in curves] for name, texts in FAMILIES.items()}
+    families["other"] = [text for text in curves if not any(text in texts for texts in families.values())]
+    families = {name: texts for name, texts in families.items() if texts}
+    panels = figure.subplots(3, len(families), sharex=True, sharey="row", squeeze=False)
+    for column, (family, texts) in zip(panels.T, families.items(), strict=True):
         for text in texts:
-            if text in curves:
-                axes.plot(x, curves[text], marker=".", label=text if len(text) < 45 else "compound")
-        axes.set(title=family, xlabel="steps", ylabel="IoU on unseen ground")
-        axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend(frameon=False, fontsize=8)
-    panels[-1].axis("off")
-    # Shared axes: set once, when all lines are there.
-    panels[0].set_ylim(bottom=0)
-    figure.savefig(path, dpi=90)
+            for axes, curve in zip(column, curves[text].T, strict=True):
+                axes.plot(x, curve, marker=".", label=text if len(text) < 45 else "compound")
+        column[0].set_title(family)
+        column[-1].set_xlabel("steps")
+        column[0].legend(frameon=False, fontsize=7)
+    for row_of, name in zip(panels, ("IoU", "false alarms / true pixels", "misses / true pixels"), strict=True):
+        row_of[0].set_ylabel(name)
+        for axes in row_of:
+            axes.grid(alpha=0.3)
+    # Shared axes: set once, when all lines are there. False alarms go from none to many times the objects.
+    panels[0, 0].set_ylim(bottom=0)
+    panels[1, 0].set_yscale("symlog", linthresh=0.5)
+    panels[1, 0].set_ylim(bottom=0)
+    ticks = (0, 0.25, 0.5, 1, 2, 5, 10, 20, 40)
+    panels[1, 0].set_yticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+    panels[2, 0].set_ylim(0, 1.02)
+    figure.savefig(path, dpi=75)
 
 
 @click.command()
@@ -263,7 +277,7 @@ def main(output: Path, data: str | None, steps: int, seeds: int, losses: tuple[s
     curves = {}
     for text in losses or [text for texts in FAMILIES.values() for text in texts]:
         scores = [learn(text, study, seed) for seed in range(seeds)]
-        curves[text] = np.mean([[counts.iou() for counts in run] for run in scores], axis=0)
+        curves[text] = np.mean([[shares(counts) for counts in run] for run in scores], axis=0)
         lines.append(row(text, [run[-1] for run in scores], milliseconds(text, study)))
         print(lines[-1], flush=True)
         output.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -25,6 +25,13 @@ CHAINS = (
     "tv(0.3)",
     "guided(1 m)",
     "guided(2 m)",
+    "bilateral(1 m)",
+    "bilateral(2 m)",
+    "bilateral(2 m, 0.1)",
+    "crf(1 m)",
+    "crf(2 m)",
+    "crf(2 m, 0.1)",
+    "crf(2 m, weight=6)",
     "hysteresis(0.4, 0.7)",
     "hysteresis(0.5, 0.9)",
     "open(0.5 m)",
@@ -38,6 +45,8 @@ CHAINS = (
     "tv(0.1), open(1 m), fill(4 m2)",
     "tv(0.1), open(1 m), fill(4 m2), drop(20 m2)",
     "hysteresis(0.5, 0.9), open(1 m), fill(4 m2), drop(20 m2)",
+    "bilateral(2 m), open(1 m), fill(4 m2), drop(20 m2)",
+    "crf(2 m), open(1 m), fill(4 m2), drop(20 m2)",
 )
 SITE = Path(__file__).resolve().parents[2] / "shared" / "data" / "buildings"
 HEAD = "| refinement | IoU | outline F1 | objects predicted | object precision | object recall | object F1 |"

@@ -118,6 +118,8 @@ def draw(path: Path, scores: dict[tuple[int, float], list[float]], points: list[
 @click.option("--seeds", default=2, show_default=True, help="Trainings of each combination.")
 def main(study: str, output: Path, work: Path, data: Path, points: str, rates: str, by: str, **given) -> None:
     """Train with every density and rate, score on the other site."""
+    # Paths in the dataset file are relative to it, or whole.
+    work = work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     output.parent.mkdir(parents=True, exist_ok=True)
     dataset_file = {"buildings": buildings, "trees": trees}[study](data, work)

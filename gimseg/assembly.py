@@ -27,6 +27,8 @@ from gimseg.tiling import chunks, roi_shape
 
 RUN_TAG = "gimseg_run"
 """Tag of a mask that names its run: `Plan.run_id`."""
+LEVELS_TAG = "gimseg_levels"
+"""Tag of a mask whose raster was normalised by its own statistics: mean and deviation of each band."""
 OLDER_TAG = "gimseg_older_model"
 """Tag of a mask of which a part only was predicted again: what made the rest."""
 
@@ -85,7 +87,7 @@ def plane_reader(plan: Plan, read: ReadPlanes) -> ReadPlanes:
     chain = plan.options.refinement
     if not chain.steps:
         return read
-    image = plan.raster.on(plan.target).read if plan.matches else plan.view.read
+    image = plan.view.on(plan.target).read if plan.matches else plan.view.read
     return RefinedPlanes(read, chain, plan.target, plan.products, plan.recipe, image).read
 
 
@@ -146,11 +148,17 @@ def _tags(plan: Plan) -> dict[str, str]:
         "gimseg_halo": str(plan.lattice.halo),
         "gimseg_backend": plan.engine.backend,
         RUN_TAG: plan.run_id,
+        **({LEVELS_TAG: _levels(plan)} if "levels" in plan.identity else {}),
         **({REFINE_TAG: str(plan.options.refinement)} if plan.options.refinement.steps else {}),
         LEGEND_TAG: json.dumps(plan.legend.to_dict()),
         **({} if plan.renewal is None else {OLDER_TAG: plan.renewal.older.origin}),
         **_date(plan),
     }
+
+
+def _levels(plan: Plan) -> str:
+    """Mean and deviation of each band."""
+    return ", ".join(f"{mean:.9g} {std:.9g}" for mean, std in zip(*plan.identity["levels"], strict=True))
 
 
 def _date(plan: Plan) -> dict[str, str]:

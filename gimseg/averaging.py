@@ -229,6 +229,7 @@ def _check_alike(model: Model, other: Model) -> None:
         ("resolution", "resolution"),
         ("crs_unit", "unit of the resolution"),
         ("dtype", "data type"),
+        ("own_levels", "whether each raster is normalised by its own statistics"),
     ):
         one, two = getattr(model.recipe, name), getattr(other.recipe, name)
         if name == "legend":

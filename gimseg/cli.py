@@ -161,6 +161,7 @@ def compare(runs: tuple[str, ...], data: str | None, quiet: bool, **given: Any) 
 @click.option(
     "--boundary", "boundary_m", type=float, help="Outlines are hit within so many metres. [default: three pixels]"
 )
+@refine_option
 @click.option("--keep-threshold", is_flag=True, help="Write the threshold with the highest IoU into the model.")
 @device_option
 @overwrite_option

@@ -21,8 +21,11 @@ from gimseg.models import Model
 from gimseg.outputs import check_outputs, staged, write_text
 from gimseg.pictures import Panel, draw_contact_sheet, outcome_overlay
 from gimseg.progress import Progress, silent
+from gimseg.radiometry import levelled_by_raster
+from gimseg.refined_planes import pixel_sides
+from gimseg.refinement import Refinement
 from gimseg.sample_lists import check_samples, list_rasters, list_windows, worst_samples, write_samples
-from gimseg.scene_predictions import ModelPredictions, Predictions, ReadyMasks
+from gimseg.scene_predictions import ModelPredictions, Predictions, ReadyMasks, RefinedPredictions
 from gimseg.scene_scores import SceneScorer, Score, choose_reach
 from gimseg.score_pages import MOST_MAPS, score_page
 from gimseg.score_tables import Scores, SplitScores, written
@@ -43,11 +46,14 @@ class Request:
         report: HTML file to write.
         samples: folder to write lists of windows and rasters to, worst first: CSV, GeoPackage, contact sheet.
         plot: PNG file to write: hits, misses and false alarms over the image.
+        refine: how predictions are refined before they are compared, as ``"tv(0.1), open(1 m)"``; masks by steps of
+            masks; None: not at all. Probabilities stay as they are.
         keep_threshold: write the threshold with the highest IoU into the model's folder; for one class.
         overwrite: replace outputs that exist.
 
     Raises:
         DatasetError: a distance that is none.
+        RefinementError: the steps are not understood.
     """
 
     split: str | None = None
@@ -56,12 +62,20 @@ class Request:
     report: PathLike | None = None
     samples: PathLike | None = None
     plot: PathLike | None = None
+    refine: Refinement | str | None = None
     keep_threshold: bool = False
     overwrite: bool = False
 
     def __post_init__(self) -> None:
         if self.boundary_m is not None and not 0 < self.boundary_m < float("inf"):
             raise DatasetError(f"boundary_m is {self.boundary_m}: a distance above 0 m is needed")
+        object.__setattr__(self, "refine", Refinement.of(self.refine))
+
+    @property
+    def chain(self) -> Refinement:
+        """How predictions are refined; without steps where they are not."""
+        assert isinstance(self.refine, Refinement)
+        return self.refine
 
     def check(self, inputs: Sequence[PathLike]) -> None:
         """Refuse outputs that cannot be written.
@@ -94,9 +108,10 @@ def evaluate(
         device: ``auto``, ``cpu`` or ``cuda``.
         progress: told after each block.
         **options: fields of :class:`Request`: ``split``, ``boundary_m``, ``output``, ``report``,
-            ``samples``, ``plot``, ``keep_threshold``, ``overwrite``.
+            ``samples``, ``plot``, ``refine``, ``keep_threshold``, ``overwrite``.
 
     Raises:
+        RefinementError: predictions cannot be refined so.
         DatasetError: the legends differ, or no pixel of the split is labelled.
         ModelError: the threshold is to be kept, and the model cannot hold it.
         OutputError: an output cannot be written.
@@ -115,8 +130,14 @@ def evaluate(
         _check_legend(model, datasets)
         datasets = datasets.at_resolution(model.recipe.resolution).with_bands(model.recipe.bands)
     scenes = datasets.scenes()
-    predictions = _predictions(model, masks, scenes, device)
+    if model is not None and model.recipe.own_levels:
+        scenes = levelled_by_raster(scenes)
+    _check_refinement(request.chain, scenes)
     with TemporaryDirectory(prefix="gimseg-evaluate-") as folder:
+        if model is None:
+            predictions = _ready(masks, scenes, request.chain)
+        else:
+            predictions = _predicted(Predictor(model, device=device), request.chain, Path(folder), progress)
         scorers = [SceneScorer(scene, n, request.split, Path(folder)) for n, scene in enumerate(scenes)]
         reach = choose_reach(scenes, request.boundary_m)
         rows = [row for scorer in scorers for row in scorer.score(predictions, reach, progress)]
@@ -149,12 +170,19 @@ def _check_legend(model: Model, datasets: Datasets) -> None:
         )
 
 
-def _predictions(
-    model: Model | None, masks: Sequence[str], scenes: Sequence[LabelledScene], device: str
-) -> Predictions:
-    if model is not None:
-        return ModelPredictions(Predictor(model, device=device))
-    ready = ReadyMasks(masks)
+def _check_refinement(chain: Refinement, scenes: Sequence[LabelledScene]) -> None:
+    """Refuse what cannot be refined before any work."""
+    for scene in scenes:
+        chain.check_classes(len(scene.legend.classes))
+        pixel_sides(chain, scene.geobox)
+
+
+def _predicted(predictor: Predictor, chain: Refinement, folder: Path, progress: Progress) -> Predictions:
+    return RefinedPredictions(predictor, chain, folder, progress) if chain.steps else ModelPredictions(predictor)
+
+
+def _ready(masks: Sequence[str], scenes: Sequence[LabelledScene], chain: Refinement) -> Predictions:
+    ready = ReadyMasks(masks, chain)
     for scene in scenes:
         ready.check(scene)
     return ready
@@ -207,6 +235,8 @@ def _provenance(request: Request, model: Model | None, masks: Sequence[str], dat
         told |= {f"model: {name}": _in_lines(value) for name, value in model.provenance.items()}
     else:
         told["masks"] = "\n".join(masks)
+    if request.chain.steps:
+        told["refinement"] = str(request.chain)
     told["images"] = "\n".join(path for dataset in datasets for path in dataset.images)
     told["ground truth"] = "\n".join(path for dataset in datasets for path in dataset.masks)
     told["areas"] = "\n".join(path for dataset in datasets for path in dataset.aois) or "the whole footprint"

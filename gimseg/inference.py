@@ -304,7 +304,8 @@ class Predictor:
         """Predict a raster block by block, writing nothing.
 
         Args:
-            view: the raster on the grid to predict, with the model's bands.
+            view: the raster on the grid to predict, with the model's bands; levelled where the recipe wants
+                it so, see :mod:`gimseg.levelling`.
             block_size: side of a block, px: memory grows with it, the result does not change.
             products: what is kept of each pixel; None: classes.
             wanted: says of a place on the grid whether it is predicted; None: all is.

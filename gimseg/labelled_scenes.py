@@ -10,6 +10,7 @@ import numpy as np
 from odc.geo.geobox import GeoBox
 
 from gimseg.legend import UNLABELLED, Legend
+from gimseg.levelling import LevelledFile, Levels, levelled
 from gimseg.raster_files import RasterFile
 from gimseg.rasters import Pixels, Raster, RasterView, Roi
 from gimseg.vectors import Shapes
@@ -108,6 +109,11 @@ class LabelledScene:
         views = tuple(view.on(window) for view in self.truth_views)
         return replace(self, view=self.raster.on(window), truth_views=views)
 
+    def levelled(self, levels: Levels) -> LabelledScene:
+        """The scene with the bands of its image brought to mean 0 and deviation 1."""
+        raster = levelled(self.raster, levels)
+        return replace(self, raster=raster, view=raster.on(self.geobox))
+
     def read(self, roi: Roi, split: str | None = None) -> tuple[Pixels, np.ndarray]:
         """Pixels of a window and their labels.
 
@@ -185,7 +191,8 @@ class LabelledScene:
         held = {item.name: getattr(self, item.name) for item in fields(LabelledScene)}
         if with_file:
             file = self.raster.file
-            held["raster"] = replace(self.raster, file=file.in_memory() if isinstance(file, RasterFile) else file)
+            holds = isinstance(file, RasterFile | LevelledFile)
+            held["raster"] = replace(self.raster, file=file.in_memory() if holds else file)  # type: ignore[attr-defined]
         return MemoryScene(**held)
 
 

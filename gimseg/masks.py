@@ -59,11 +59,12 @@ class Reading:
     refine: Refinement | str | None = None
 
     def __post_init__(self) -> None:
-        chain = self.refine if isinstance(self.refine, Refinement) else Refinement.parse(self.refine or "")
+        chain = Refinement.of(self.refine)
         object.__setattr__(self, "refine", chain)
         if chain.of_probabilities and (self.threshold is None or chain.needs_image):
             raise RefinementError(
-                f"{chain}: tv and hysteresis need probabilities and a threshold, guided an image: refine with predict"
+                f"{chain}: steps of probabilities need a threshold too, and guided, bilateral and crf an image: refine "
+                "with predict"
             )
         if self.values is not None:
             object.__setattr__(self, "values", tuple(sorted(set(self.values))))

@@ -20,6 +20,7 @@ from gimseg import __version__
 from gimseg.errors import OutputError, PredictionError
 from gimseg.imagery import Rasters, choose_grid, list_bands, open_imagery, raster_identity, raster_paths
 from gimseg.legend import Legend
+from gimseg.levelling import Levels, levelled, measure
 from gimseg.models import Model
 from gimseg.outputs import check_outputs
 from gimseg.parts import content_identity
@@ -99,7 +100,7 @@ class Options:
         Raises:
             RefinementError: the text is not understood.
         """
-        return self.refine if isinstance(self.refine, Refinement) else Refinement.parse(self.refine or "")
+        return Refinement.of(self.refine)
 
 
 @dataclass(frozen=True)
@@ -342,6 +343,12 @@ def plan_raster(
     _check_older(options)
     engine = replace(engine, window=options.window or engine.window)
     view = raster.on(geobox)
+    if recipe.own_levels:
+        # Of the whole raster, whatever the area of interest: parts that are predicted again fit the others.
+        found = measure(view, lenient=options.on_error == "nodata").levels
+        view = levelled(raster, found).on(geobox)
+        identity = {**(identity or {}), "levels": [list(numbers) for numbers in found]}
+        notes = [*notes, f"{raster.path}: normalised by its own statistics, {_told(found)}"]
     lattice, blocks = _tile(view, model, engine, options)
     aoi = _open_aoi(options, geobox)
     renewal = None
@@ -366,6 +373,10 @@ def plan_raster(
         options=options,
         notes=(*raster.notes, *notes),
     )
+
+
+def _told(levels: Levels) -> str:
+    return "; ".join(f"mean {mean:.4g}, deviation {std:.4g}" for mean, std in zip(*levels, strict=True))
 
 
 def _tile(view: RasterView, model: Model, engine: Engine, options: Options) -> tuple[Lattice, Blocks]:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gimseg.labelled_scenes import LabelledScene
+from gimseg.levelling import BandSums, Levels, measure
+from gimseg.progress import Progress, silent
 from gimseg.sampling import Survey, band_statistics
 
 LOW, HIGH = 2.0, 98.0
 """Percentiles that go to -1 and 1."""
-
-Levels = tuple[tuple[float, ...], tuple[float, ...]]
-"""What is subtracted from each band, and what it is then divided by, in raster values."""
 
 
 def levels(surveys: Sequence[Survey], normalise: str) -> Levels:
@@ -21,13 +21,14 @@ def levels(surveys: Sequence[Survey], normalise: str) -> Levels:
     Args:
         surveys: of the ground to learn from.
         normalise: ``model``: mean and standard deviation of all valid pixels. ``percentile``: the 2nd
-            and the 98th go to -1 and 1, so that a few glaring pixels move nothing. ``none``: 0 and 1.
+            and the 98th go to -1 and 1, so that a few glaring pixels move nothing. ``none``: 0 and 1, and so
+            ``dataset``: its ground is levelled already, see :func:`levelled_by_dataset`.
 
     Raises:
         DatasetError: there is no valid pixel.
     """
     mean, std = band_statistics(surveys)
-    if normalise == "none":
+    if normalise in ("none", "dataset"):
         return (0.0,) * len(mean), (1.0,) * len(mean)
     if normalise == "percentile":
         low, high = _percentiles(surveys)
@@ -35,6 +36,29 @@ def levels(surveys: Sequence[Survey], normalise: str) -> Levels:
         # A band that is nearly constant keeps its deviation, which is never 0.
         return tuple(map(float, (low + high) / 2)), tuple(map(float, np.where(half > 0, half, std)))
     return mean, std
+
+
+def levelled_by_dataset(scenes: Sequence[LabelledScene], progress: Progress = silent) -> tuple[LabelledScene, ...]:
+    """Scenes whose bands are brought to mean 0 and deviation 1, each by the statistics of its whole dataset.
+
+    Raises:
+        RasterError: a raster cannot be read.
+    """
+    sums: dict[str, list[BandSums]] = {}
+    for number, scene in enumerate(scenes, 1):
+        sums.setdefault(scene.tag, []).append(measure(scene.view))
+        progress("measure", number, len(scenes), "rasters")
+    found = {tag: BandSums.together(parts).levels for tag, parts in sums.items()}
+    return tuple(scene.levelled(found[scene.tag]) for scene in scenes)
+
+
+def levelled_by_raster(scenes: Sequence[LabelledScene]) -> tuple[LabelledScene, ...]:
+    """Scenes whose bands are brought to mean 0 and deviation 1, each by its own, as prediction does it.
+
+    Raises:
+        RasterError: a raster cannot be read.
+    """
+    return tuple(scene.levelled(measure(scene.view).levels) for scene in scenes)
 
 
 def _percentiles(surveys: Sequence[Survey]) -> tuple[np.ndarray, np.ndarray]:

@@ -35,6 +35,8 @@ class Recipe:
         crs_unit: unit of `resolution`: ``"metre"``, or ``"unit"`` for rasters without a CRS.
         blend: no halo holds all that a class depends on (pooled context, attention):
             windows are averaged where they overlap instead of cropped.
+        own_levels: each raster is brought to mean 0 and deviation 1 by its own statistics first; `mean` and
+            `std` are of what comes of that.
 
     Raises:
         ModelError: numbers that contradict each other.
@@ -52,6 +54,7 @@ class Recipe:
     dtype: str = "uint8"
     crs_unit: str = "metre"
     blend: bool = False
+    own_levels: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bands", tuple(int(band) for band in self.bands))
@@ -121,6 +124,9 @@ class Recipe:
         """Plain values that JSON holds; `from_dict` reads them."""
         table = {item.name: getattr(self, item.name) for item in fields(self)}
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in table.items()}
+        if not self.own_levels:
+            # Told only where it is so: other models keep their fingerprint.
+            del plain["own_levels"]
         return {**plain, "legend": self.legend.to_dict()}
 
     @classmethod

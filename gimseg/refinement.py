@@ -9,6 +9,8 @@ step                      what it does
 ========================  =========================================================================
 ``tv(0.1)``               total-variation denoising of the probabilities, by this weight
 ``guided(1 m)``           probabilities follow the edges of the image within this distance
+``bilateral(2 m, 0.1)``   mean of the probabilities within this distance where the image differs by about 0.1
+``crf(2 m, 0.1)``         dense conditional random field: what lies so near and looks so alike is one class
 ``hysteresis(0.3, 0.6)``  above 0.3, if connected within 10 m (``reach=``) with what is above 0.6
 ``open(1 m)``             what is thinner than twice this becomes background
 ``close(1 m)``            gaps thinner than twice this are closed
@@ -18,215 +20,25 @@ step                      what it does
 ========================  =========================================================================
 
 Steps of probabilities come before steps of masks. Lengths are in ``m`` or ``px``,
-areas in ``m2`` or ``px``.
+areas in ``m2`` or ``px``; differences of the image in standard deviations.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
-from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gimseg.errors import RefinementError
 from gimseg.legend import UNLABELLED
-from gimseg.morphology import Mask, Sides, closed, disk, filled, grown, majority, opened, without_small
-from gimseg.probability_filters import Planes, Valid, guided, total_variation
+from gimseg.morphology import Mask, Sides
+from gimseg.probability_filters import Planes
+from gimseg.refinement_steps import STEPS, Amount, Ground, Hysteresis, MaskStep, ProbabilityStep, Step
 
-
-@dataclass(frozen=True)
-class Amount:
-    """A number and its unit: ``""``, ``m``, ``m2`` or ``px``.
-
-    Example:
-        >>> Amount(2.0, "m").pixels((0.5, 0.25)), Amount(1.0, "m2").pixels((0.5, 0.25))
-        (8, 8)
-    """
-
-    value: float
-    unit: str = ""
-
-    def pixels(self, pixel_m: Sides) -> int:
-        """Pixels along the finer side, rounded down, or of an area, rounded up."""
-        if self.unit == "px":
-            return math.ceil(self.value)
-        if self.unit == "m2":
-            return math.ceil(self.value / (pixel_m[0] * pixel_m[1]) - 1e-9)
-        return math.floor(self.value / min(pixel_m) + 1e-9)
-
-
-class _Brushed(NamedTuple):
-    """A filter of masks with a brush."""
-
-    filter: Callable[[Mask, NDArray[np.bool_]], Mask]
-
-    def __call__(self, mask: Mask, brush: NDArray[np.bool_]) -> Mask:
-        return self.filter(mask, brush)
-
-
-class _Sized(NamedTuple):
-    """A filter of masks with a least number of pixels."""
-
-    filter: Callable[[Mask, int], Mask]
-
-    def __call__(self, mask: Mask, least: int) -> Mask:
-        return self.filter(mask, least)
-
-
-class Ground(NamedTuple):
-    """What a step may look at besides what it refines."""
-
-    valid: Valid
-    """(rows, cols)."""
-    pixel_m: Sides
-    """Height and width of a pixel, m."""
-    image: NDArray[np.float32] | None = None
-    """(bands, rows, cols) in standard deviations from the mean."""
-
-
-@dataclass(frozen=True)
-class _ProbabilityStep:
-    """Probabilities to probabilities."""
-
-    units: ClassVar[dict[str, tuple[str, ...]]] = {}
-
-
-@dataclass(frozen=True)
-class Tv(_ProbabilityStep):
-    """Total-variation denoising, see :func:`gimseg.probability_filters.total_variation`."""
-
-    weight: Amount
-    iterations: Amount = Amount(30)
-    units: ClassVar[dict[str, tuple[str, ...]]] = {"weight": ("",), "iterations": ("",)}
-
-    def margin(self, pixel_m: Sides) -> int:
-        """Pixels around a region that its result depends on."""
-        return int(self.iterations.value) + 1
-
-    def __call__(self, planes: Planes, ground: Ground) -> Planes:
-        iterations = int(self.iterations.value)
-        return total_variation(planes, ground.valid, weight=self.weight.value, iterations=iterations)
-
-
-@dataclass(frozen=True)
-class Guided(_ProbabilityStep):
-    """Probabilities follow the edges of the image, see :func:`gimseg.probability_filters.guided`."""
-
-    radius: Amount
-    softness: Amount = Amount(0.3)
-    units: ClassVar[dict[str, tuple[str, ...]]] = {"radius": ("m", "px"), "softness": ("",)}
-
-    def margin(self, pixel_m: Sides) -> int:
-        """Pixels around a region that its result depends on."""
-        return 2 * max(1, self.radius.pixels(pixel_m))
-
-    def __call__(self, planes: Planes, ground: Ground) -> Planes:
-        if ground.image is None:
-            raise RefinementError("guided follows the edges of the image, and there is none: leave it out")
-        radius = max(1, self.radius.pixels(ground.pixel_m))
-        brightness = ground.image.mean(0)
-        return guided(planes, ground.valid, brightness, radius=radius, softness=self.softness.value)
-
-
-@dataclass(frozen=True)
-class Hysteresis:
-    """Above `low`, if connected within `reach` with what is above `high`; for one class."""
-
-    low: Amount
-    high: Amount
-    reach: Amount = Amount(10, "m")
-    units: ClassVar[dict[str, tuple[str, ...]]] = {"low": ("",), "high": ("",), "reach": ("m", "px")}
-
-    def margin(self, pixel_m: Sides) -> int:
-        """Pixels around a region that its result depends on."""
-        return self.reach.pixels(pixel_m)
-
-    def __call__(self, planes: Planes, ground: Ground) -> Mask:
-        if len(planes) != 1:
-            raise RefinementError(f"hysteresis is for one class, there are {len(planes) - 1}: leave it out")
-        above = planes[0] > self.low.value
-        found = grown((planes[0] > self.high.value) & ground.valid, above & ground.valid, self.margin(ground.pixel_m))
-        return np.where(ground.valid, found.astype(np.uint8), np.uint8(UNLABELLED))
-
-
-@dataclass(frozen=True)
-class _BrushStep:
-    radius: Amount
-    units: ClassVar[dict[str, tuple[str, ...]]] = {"radius": ("m", "px")}
-    work: ClassVar[_Brushed]
-    passes: ClassVar[int]
-
-    def margin(self, pixel_m: Sides) -> int:
-        """Pixels around a region that its result depends on."""
-        return self.passes * self.radius.pixels(pixel_m)
-
-    def __call__(self, mask: Mask, ground: Ground) -> Mask:
-        # Pixels are counted as they are, though their sides differ by a little nearly everywhere.
-        sides = (1.0, 1.0) if self.radius.unit == "px" else ground.pixel_m
-        return self.work(mask, disk(self.radius.value, sides))
-
-
-class Open(_BrushStep):
-    """See :func:`gimseg.morphology.opened`."""
-
-    work, passes = _Brushed(opened), 2
-
-
-class Close(_BrushStep):
-    """See :func:`gimseg.morphology.closed`."""
-
-    work, passes = _Brushed(closed), 2
-
-
-class Majority(_BrushStep):
-    """See :func:`gimseg.morphology.majority`."""
-
-    work, passes = _Brushed(majority), 1
-
-
-@dataclass(frozen=True)
-class _AreaStep:
-    area: Amount
-    units: ClassVar[dict[str, tuple[str, ...]]] = {"area": ("m2", "px")}
-    work: ClassVar[_Sized]
-
-    def margin(self, pixel_m: Sides) -> int:
-        """Pixels around a region that its result depends on."""
-        # A region of fewer pixels than that, one beside the other, goes no further.
-        return self.area.pixels(pixel_m) + 1
-
-    def __call__(self, mask: Mask, ground: Ground) -> Mask:
-        return self.work(mask, self.area.pixels(ground.pixel_m))
-
-
-class Drop(_AreaStep):
-    """See :func:`gimseg.morphology.without_small`."""
-
-    work = _Sized(without_small)
-
-
-class Fill(_AreaStep):
-    """See :func:`gimseg.morphology.filled`."""
-
-    work = _Sized(filled)
-
-
-Step = Tv | Guided | Hysteresis | Open | Close | Majority | Drop | Fill
-STEPS: dict[str, type[Step]] = {
-    "tv": Tv,
-    "guided": Guided,
-    "hysteresis": Hysteresis,
-    "open": Open,
-    "close": Close,
-    "majority": Majority,
-    "drop": Drop,
-    "fill": Fill,
-}
-_OF_MASKS = (Open, Close, Majority, Drop, Fill)
+__all__ = ["STEPS", "Amount", "Ground", "Refinement", "Step"]
 
 
 @dataclass(frozen=True)
@@ -251,8 +63,8 @@ class Refinement:
         ranks = [_rank(step) for step in self.steps]
         if ranks != sorted(ranks) or ranks.count(1) > 1:
             raise RefinementError(
-                f"the steps {self}: those of probabilities (tv, guided) come first, then hysteresis, once, then those "
-                "of masks (open, close, majority, drop, fill)"
+                f"the steps {self}: those of probabilities ({_names(ProbabilityStep)}) come first, then hysteresis, "
+                f"once, then those of masks ({_names(MaskStep)})"
             )
 
     @classmethod
@@ -267,6 +79,15 @@ class Refinement:
             raise RefinementError(f"refine {text!r} is not understood: write it like 'tv(0.1), open(1 m), fill(4 m2)'")
         return cls(tuple(_parse_step(name, arguments) for name, arguments in pieces))
 
+    @classmethod
+    def of(cls, given: Refinement | str | None) -> Refinement:
+        """A chain as it is or as a person writes it; one without steps for None.
+
+        Raises:
+            RefinementError: the text is not understood.
+        """
+        return given if isinstance(given, Refinement) else cls.parse(given or "")
+
     @property
     def of_probabilities(self) -> bool:
         """Whether probabilities are needed, and not a mask alone."""
@@ -275,7 +96,7 @@ class Refinement:
     @property
     def needs_image(self) -> bool:
         """Whether a step looks at the image."""
-        return any(isinstance(step, Guided) for step in self.steps)
+        return any(step.of_image for step in self.steps)
 
     @property
     def needs_metres(self) -> bool:
@@ -311,7 +132,7 @@ class Refinement:
         """
         mask: Mask | None = None
         for step in self.steps:
-            if isinstance(step, _OF_MASKS):
+            if isinstance(step, MaskStep):
                 mask = step(_masked(planes, ground, classify) if mask is None else mask, ground)
             elif isinstance(step, Hysteresis):
                 mask = step(planes, ground)
@@ -327,11 +148,11 @@ class Refinement:
         """
         if self.of_probabilities:
             raise RefinementError(
-                f"{self}: tv, guided and hysteresis need probabilities, there is a mask: leave them out"
+                f"{self}: {_names(ProbabilityStep)} and hysteresis need probabilities, there is a mask: leave them out"
             )
         ground = Ground(mask != UNLABELLED, pixel_m)
         for step in self.steps:
-            if isinstance(step, _OF_MASKS):
+            if isinstance(step, MaskStep):
                 mask = step(mask, ground)
         return mask
 
@@ -348,8 +169,13 @@ def _likeliest(planes: Planes) -> NDArray[np.uint8]:
     return (planes[0] > 0.5 if len(planes) == 1 else planes.argmax(0)).astype(np.uint8)
 
 
+def _names(kind: type) -> str:
+    """Of all steps of a kind, for people."""
+    return ", ".join(name for name, step in STEPS.items() if issubclass(step, kind))
+
+
 def _rank(step: Step) -> int:
-    return 2 if isinstance(step, _OF_MASKS) else 1 if isinstance(step, Hysteresis) else 0
+    return 2 if isinstance(step, MaskStep) else 1 if isinstance(step, Hysteresis) else 0
 
 
 def _written(step: Step) -> str:

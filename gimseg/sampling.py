@@ -16,6 +16,7 @@ from gimseg.labelled_scenes import LabelledScene
 from gimseg.labelled_windows import WindowRequest
 from gimseg.leakage import overlapping
 from gimseg.legend import UNLABELLED
+from gimseg.levelling import BandSums
 from gimseg.progress import Progress, silent
 
 CELL = 32
@@ -54,6 +55,11 @@ class Survey:
     def objects(self) -> np.ndarray:
         """int32 (cells, cells): pixels of any class but background."""
         return np.asarray(self.by_class.sum(axis=0))
+
+    @property
+    def sums(self) -> BandSums:
+        """Of the values of valid pixels."""
+        return BandSums(self.valid, self.total, self.squares)
 
     @property
     def pixels(self) -> int:
@@ -107,15 +113,11 @@ def band_statistics(surveys: Sequence[Survey]) -> tuple[tuple[float, ...], tuple
     Raises:
         DatasetError: there is no valid pixel.
     """
-    valid = sum(item.valid for item in surveys)
-    if not valid:
+    sums = BandSums.together(item.sums for item in surveys)
+    if not sums.valid:
         paths = ", ".join(item.scene.path for item in surveys[:3])
         raise DatasetError(f"no valid pixel in {paths}: check their nodata value, mask or alpha band")
-    mean = np.sum([item.total for item in surveys], axis=0) / valid
-    variance = np.sum([item.squares for item in surveys], axis=0) / valid - np.square(mean)
-    # A constant band tells nothing: deviation 1 leaves it at 0.
-    deviation = np.where(variance > 1e-12 * np.maximum(np.square(mean), 1e-12), np.sqrt(np.maximum(variance, 0)), 1.0)
-    return tuple(float(value) for value in mean), tuple(float(value) for value in deviation)
+    return sums.levels
 
 
 @dataclass(frozen=True)

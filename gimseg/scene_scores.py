@@ -28,7 +28,7 @@ from gimseg.probability_scores import ProbabilityTable
 from gimseg.progress import Progress
 from gimseg.rasters import Roi
 from gimseg.sample_windows import Counted, WindowCounter, Windows
-from gimseg.scene_predictions import KeptClasses, Predicted, Predictions
+from gimseg.scene_predictions import KeptPlanes, Predicted, Predictions
 from gimseg.tiling import chunks, overlap, roi_shape, shift, widened
 
 _PICTURE_SIDE = 900
@@ -111,7 +111,7 @@ class SceneScorer:
     def __init__(self, scene: LabelledScene, number: int, split: str | None, folder: Path) -> None:
         self.scene, self.number = scene, number
         self._keys = (split,) if split else scene.split_names
-        self._kept = KeptClasses(folder / f"{number}.tif", scene.shape)
+        self._kept = KeptPlanes(folder / f"{number}.tif", scene.shape)
         self._classes = len(scene.legend.classes)
         self._sketch = _Sketch(scene)
 

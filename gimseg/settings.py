@@ -17,7 +17,7 @@ from gimseg.optimisers import OPTIMISERS, SCHEDULES
 PRECISIONS = {"auto": "", "float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
 """Arithmetic by name, as lightning names it."""
 
-NORMALISATIONS = ("model", "percentile", "none")
+NORMALISATIONS = ("model", "dataset", "percentile", "none")
 _TINY, _BELOW_1 = 5e-324, math.nextafter(1.0, 0.0)
 _CHOICES: dict[str, Collection[str]] = {
     "optimiser": OPTIMISERS,
@@ -90,7 +90,8 @@ class Settings:
             batches of its own.
         tensorboard: write event files for TensorBoard too.
         normalise: how values are brought to the network: ``model`` (mean and deviation of all
-            training ground), ``percentile`` (2nd and 98th to -1 and 1), ``none``.
+            training ground), ``dataset`` (those of each dataset; a raster that is predicted has its
+            own), ``percentile`` (2nd and 98th to -1 and 1), ``none``.
         resolutions: ground sizes of a pixel that windows are shown at, each as often, in
             the unit of ``spatial_resolution``; empty: that of the datasets.
 

@@ -28,6 +28,7 @@ from pystac.extensions.projection import ProjectionExtension
 from gimseg import __version__
 from gimseg.imagery import raster_files
 from gimseg.legend import BACKGROUND, UNLABELLED, Legend
+from gimseg.levelling import Levels
 from gimseg.models import Model, find_model
 from gimseg.outputs import write_text
 from gimseg.preflight import Plan
@@ -206,7 +207,7 @@ def _add_model(item: pystac.Item, delivered: Delivered) -> None:
         "mlm:framework": "PyTorch",
         "mlm:framework_version": torch.__version__.partition("+")[0],
         "mlm:total_parameters": sum(weights.numel() for weights in model.network.parameters()),
-        "mlm:input": [*_inputs(recipe, names)],
+        "mlm:input": [*_inputs(recipe, names, delivered.plan.identity.get("levels"))],
         "mlm:output": [_output(recipe)],
         "mlm:hyperparameters": {
             "window_px": delivered.plan.lattice.window,
@@ -232,11 +233,12 @@ def _band_names(plan: Plan) -> list[str]:
     return list(named.values())
 
 
-def _inputs(recipe: Recipe, names: Sequence[str]) -> list[dict[str, Any]]:
-    """One for each way in which the bands are normalised."""
+def _inputs(recipe: Recipe, names: Sequence[str], levels: Levels | None) -> list[dict[str, Any]]:
+    """One for each way in which the bands are normalised; `levels` are those of the raster, where it has its own."""
     inputs = []
+    means, deviations = levels or (recipe.mean, recipe.std)
     for first in range(0, len(recipe.bands), len(names)):
-        scaling = zip(recipe.mean[first:], recipe.std[first:], names, strict=False)
+        scaling = zip(means[first:], deviations[first:], names, strict=False)
         inputs.append(
             {
                 "name": "image" if first == 0 else f"image {first // len(names) + 1}",

@@ -26,6 +26,7 @@ from gimseg.exemplars import write_exemplars, write_test_exemplars
 from gimseg.fitting import Fit, Report, draw_history, write_history
 from gimseg.hardness import Hardness
 from gimseg.labelled_windows import Finish, Frame, LabelledWindows, Prepare, Sample
+from gimseg.levelling import native_dtype
 from gimseg.losses import parse_loss
 from gimseg.models import Model, Recipe, build_network, check_window, measure_reach, network_stride
 from gimseg.networks import takes_encoder
@@ -152,8 +153,9 @@ def _first_recipe(datasets: Datasets, ground: Ground, settings: Settings) -> Rec
         halo=0,
         stride=1,
         legend=datasets.legend,
-        dtype=raster.dtype,
+        dtype=native_dtype(raster),
         crs_unit="metre" if raster.crs is not None else "unit",
+        own_levels=settings.normalise == "dataset",
     )
 
 

@@ -15,6 +15,7 @@ from gimseg.folds import take_fold
 from gimseg.labelled_scenes import LabelledScene
 from gimseg.point_labels import with_points
 from gimseg.progress import Progress, silent
+from gimseg.radiometry import levelled_by_dataset
 from gimseg.sampling import Survey, hold_out, survey
 from gimseg.settings import Settings
 
@@ -39,6 +40,8 @@ def survey_ground(datasets: Datasets, settings: Settings, progress: Progress = s
     if settings.fold is not None:
         datasets = take_fold(datasets, settings.fold, settings.seed)
     scenes = datasets.scenes()
+    if settings.normalise == "dataset":
+        scenes = levelled_by_dataset(scenes, progress)
     if settings.val_share and not any("val" in scene.splits for scene in scenes):
         # Where every dataset has a split but none is for validation, training ground is divided.
         free = [scene for scene in scenes if not scene.splits] or [

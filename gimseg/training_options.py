@@ -13,7 +13,7 @@ _CHOICES = {
     "--precision": ("auto", "float32", "bfloat16", "float16"),
     "--balance-by": ("dataset", "raster"),
     "--points-by": ("uniform", "class"),
-    "--normalise": ("model", "percentile", "none"),
+    "--normalise": ("model", "dataset", "percentile", "none"),
 }
 
 

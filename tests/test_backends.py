@@ -33,6 +33,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "FPN": {"encoder": "mobilenet_v2"},
     "DeepLabV3Plus": {"encoder": "mobilenet_v2"},
     "Segformer": {"encoder": "mit_b0"},
+    "FCDenseNet": {"layers": (3, 3, 3), "bottleneck": 3, "growth": 8, "first": 16},
+    "AttentionUnet": {"encoder": "resnet18", "encoder_depth": 3, "decoder_channels": (32, 16, 8)},
 }
 PLAIN = {"Brightness": Brightness(0.2), "Constant": Constant(1.5), "Reach": Reach(4)}
 HALVES = ("torch bfloat16", "openvino bfloat16")
@@ -91,6 +93,13 @@ class TestEveryBackend:
         assert logits.shape == expected.shape
         scale = max(expected.std().item(), expected.abs().mean().item())
         assert (logits - expected).abs().mean().item() < (0.05 if name in HALVES else 1e-4) * scale
+
+    def test_gives_the_classes_of_the_plain_network(self, kind: str, name: str) -> None:
+        given, recipe = images(kind, 1, (96, 96)), some_model(kind).recipe
+        expected = recipe.classify(plain_logits(some_model(kind).network, given))
+        same = np.mean(recipe.classify(some_backend(kind, name).logits(given)) == expected)
+        # Weights that have learned nothing leave many pixels undecided.
+        assert same > (0.9 if name in HALVES else 0.999)
 
     def test_gives_the_same_bytes_again_and_leaves_what_it_was_given(self, kind: str, name: str) -> None:
         given = images(kind, 2, (64, 64))

@@ -15,7 +15,8 @@ from shapely.geometry import box
 from worlds import TOP_LEFT, UTM, noise, write_raster
 
 from gimseg import Dataset, Legend, evaluate
-from gimseg.errors import DatasetError, OutputError
+from gimseg.errors import DatasetError, OutputError, RefinementError
+from gimseg.inference import predict
 from gimseg.pictures import FALSE_ALARM, HIT, MISS, blend, label_overlay, outcome_overlay, to_rgb
 
 LEFT, TOP = TOP_LEFT
@@ -86,6 +87,33 @@ def test_a_model_is_scored_at_its_own_resolution(world: Dataset) -> None:
     model = brightness_model()
     scores = evaluate(model, replace(world, spatial_resolution=0.5))
     assert scores.of_split().total == 10_000
+
+
+@pytest.mark.parametrize("text", ["open(1 m), fill(9 px)", "tv(0.2, iterations=4), guided(2 px)", "crf(2 m)"])
+def test_a_model_that_is_refined_has_the_scores_of_its_refined_mask(text: str, world: Dataset, tmp_path: Path) -> None:
+    areas = [box(LEFT + 5, TOP - 40, LEFT + 30, TOP - 20), box(LEFT + 60, TOP - 90, LEFT + 70, TOP - 60)]
+    geopandas.GeoDataFrame(geometry=areas, crs=UTM).to_file(tmp_path / "aoi.gpkg")
+    made, bands = brightness_model(0.0, mean=(128.0,), std=(40.0,)), replace(world, bands=[1])
+    for given in (bands, replace(bands, aoi_paths=[tmp_path / "aoi.gpkg"])):
+        scores = evaluate(made, given, refine=text)
+        predict(world.images[0], made, output=tmp_path / "mask.tif", refine=text, overwrite=True)
+        wanted = evaluate(tmp_path / "mask.tif", given)
+        assert (scores.of_split().matrix == wanted.of_split().matrix).all()
+        assert (scores.of_split().matrix != evaluate(made, given).of_split().matrix).any()
+        assert scores.together[0].best_threshold() == evaluate(made, given).together[0].best_threshold()
+
+
+def test_a_mask_is_refined_before_it_is_scored(world: Dataset, tmp_path: Path) -> None:
+    values = np.zeros((100, 100), np.uint8)
+    values[10:50, 10:50] = 1
+    values[20:22, 20:22], values[80:82, 80:82] = 0, 1
+    mask = write_raster(tmp_path / "mask.tif", values, nodata=255)
+    assert evaluate(mask, world).of_split().iou[1] < 1
+    assert evaluate(mask, world, refine="drop(9 m2), fill(9 m2)").of_split().iou[1] == 1
+    with pytest.raises(RefinementError, match="need probabilities"):
+        evaluate(mask, world, refine="tv(0.1)")
+    with pytest.raises(RefinementError, match="px are the most"):
+        evaluate(mask, world, refine="drop(1000000 m2)")
 
 
 def test_what_does_not_fit_is_told(world: Dataset, tmp_path: Path) -> None:

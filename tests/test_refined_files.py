@@ -27,7 +27,12 @@ from gimseg.refinement import Ground, Refinement
 
 PIXEL = (1.0, 1.0)
 TWO = Legend.from_dict({"classes": [{"name": "tin", "value": 3}, {"name": "tile", "value": 7}]})
-CHAINS = ("open(2 px), fill(9 px)", "tv(0.2, iterations=8), majority(2 px), drop(12 px)", "guided(2 px), close(1 px)")
+CHAINS = (
+    "open(2 px), fill(9 px)",
+    "tv(0.2, iterations=8), majority(2 px), drop(12 px)",
+    "guided(2 px), close(1 px)",
+    "bilateral(2 px), crf(2 px, iterations=2), fill(9 px)",
+)
 
 
 class ThreeWays(torch.nn.Module):

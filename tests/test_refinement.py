@@ -11,20 +11,23 @@ from skimage.restoration import denoise_tv_chambolle
 
 from gimseg.errors import RefinementError
 from gimseg.morphology import disk, filled, majority, without_small
-from gimseg.probability_filters import total_variation
+from gimseg.probability_filters import bell, bilateral, mean_field, total_variation
 from gimseg.refinement import STEPS, Ground, Refinement
 
 PIXEL = (0.5, 0.5)
 CHAINS = (
     "tv(0.1, iterations=12)",
     "guided(1 m)",
+    "bilateral(1.5 m, 0.5)",
+    "crf(1 m, 0.5, iterations=3)",
     "hysteresis(0.4, 0.7, reach=4 m)",
     "open(1 m)",
     "close(1.5 m)",
     "majority(1 m)",
     "drop(3 m2)",
     "fill(3 m2)",
-    "tv(0.05, iterations=5), guided(2 px), hysteresis(0.4, 0.6, reach=2 m), open(1 px), fill(2 m2), drop(2 m2)",
+    "tv(0.05, iterations=5), guided(2 px), bilateral(2 px), crf(1 px, 1, iterations=2), "
+    "hysteresis(0.4, 0.6, reach=2 m), open(1 px), fill(2 m2), drop(2 m2)",
 )
 
 
@@ -59,7 +62,22 @@ def test_a_region_with_its_margin_comes_out_as_the_whole(text: str, seed: int) -
         np.testing.assert_array_equal(region[top - rows.start :][:50], whole[top : top + 50])
 
 
-@pytest.mark.parametrize("text", ["open(1 m)", "close(1 m)", "majority(1 m)", "drop(3 m2)", "fill(3 m2)", "tv(0.1)"])
+@pytest.mark.parametrize(
+    "text", ["tv(0.1, iterations=7)", "guided(1 m)", "bilateral(1.5 m, 0.5)", "crf(1 m, 0.5, iterations=3)"]
+)
+def test_probabilities_of_a_region_are_those_of_the_whole_to_the_last_bit(text: str) -> None:
+    (step,) = Refinement.parse(text).steps
+    planes, ground = drawn(11, channels=2)
+    whole, margin = step(planes, ground), step.margin(PIXEL)
+    for top in (0, 50, 100):
+        rows = slice(max(0, top - margin), min(150, top + 50 + margin))
+        region = step(planes[:, rows], part(ground, rows))
+        np.testing.assert_array_equal(region[:, top - rows.start :][:, :50], whole[:, top : top + 50])
+
+
+@pytest.mark.parametrize(
+    "text", ["open(1 m)", "close(1 m)", "majority(1 m)", "drop(3 m2)", "fill(3 m2)", "tv(0.1)", "crf(1 m)"]
+)
 def test_several_classes_and_invalid_pixels(text: str) -> None:
     planes, ground = drawn(1, channels=4)
     mask = Refinement.parse(text).apply(planes, ground)
@@ -81,6 +99,66 @@ def test_total_variation_is_that_of_scikit_image() -> None:
     own = total_variation(planes, everywhere, weight=0.1, iterations=20)
     theirs = denoise_tv_chambolle(planes, weight=0.1, eps=0, max_num_iter=21, channel_axis=0)
     np.testing.assert_allclose(own, theirs, atol=2e-5)
+
+
+def pulls(image: np.ndarray, valid: np.ndarray, contrast: float, radius: float) -> np.ndarray:
+    """How much each pixel weighs for each other one, (pixels, pixels), pair by pair as the formula has it."""
+    places = np.argwhere(np.ones(valid.shape, bool)).astype(float)
+    apart = ((places[:, None] - places[None]) ** 2).sum(-1)
+    colours = image.reshape(len(image), -1).T.astype(float)
+    unlike = ((colours[:, None] - colours[None]) ** 2).mean(-1)
+    near = np.where(apart <= radius**2, np.exp(-2 * apart / radius**2), 0)
+    return near * np.exp(-0.5 * unlike / contrast**2) * valid.ravel()[None]
+
+
+def test_bilateral_is_the_mean_over_what_is_near_and_alike() -> None:
+    planes, ground = drawn(6, channels=2, shape=(15, 20))
+    valid = ground.valid.copy()
+    valid[4:6, 3:9] = False
+    found = bilateral(planes, valid, ground.image, near=bell(3, (1, 1)), contrast=0.7)
+    weights = pulls(ground.image, valid, 0.7, 3)
+    wanted = (planes.reshape(2, -1) @ weights.T) / np.maximum(weights.sum(1), 1e-9)
+    wanted = np.where(valid, wanted.reshape(planes.shape), planes)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_crf_is_mean_field_inference_with_all_pairs_written_out(channels: int) -> None:
+    planes, ground = drawn(7, channels=channels, shape=(15, 20))
+    valid = ground.valid.copy()
+    valid[4:6, 3:9] = False
+    found = mean_field(planes, valid, ground.image, near=bell(3, (1, 1)), contrast=0.7, weight=2.0, iterations=4)
+    weights = pulls(ground.image, valid, 0.7, 3) * valid.ravel()[:, None]
+    np.fill_diagonal(weights, 0)
+    scale = 1 / np.sqrt(np.maximum(weights.sum(1), 1e-12))
+    weights *= scale[:, None] * scale[None]
+    shares = np.concatenate([1 - planes, planes]) if channels == 1 else planes
+    given_ = np.clip(shares.reshape(len(shares), -1).astype(float), 1 / 500, 1)
+    belief = shares.reshape(len(shares), -1).astype(float)
+    for _ in range(4):
+        against = np.array([np.delete(belief, own, 0).sum(0) for own in range(len(belief))]) @ weights.T
+        powers = given_ * np.exp(-2.0 * against)
+        belief = powers / powers.sum(0)
+    wanted = np.where(valid, belief.reshape(shares.shape), shares)[-channels:]
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    assert np.abs(found - planes).max() > 0.2
+
+
+@pytest.mark.parametrize("text", ["bilateral(3 px, 0.2)", "crf(3 px, 0.2)"])
+def test_specks_go_and_edges_of_the_image_stay(text: str) -> None:
+    shares = np.full((1, 40, 40), 0.3, np.float32)
+    shares[:, :, 21:] = 0.8
+    shares[:, 10, 10], shares[:, 10, 30] = 0.9, 0.1
+    image = np.zeros((3, 40, 40), np.float32)
+    image[:, :, 20:] = 2.0
+    ground = Ground(np.ones((40, 40), bool), PIXEL, image)
+    found = Refinement.parse(text).apply(shares, ground)
+    wanted = np.zeros((40, 40), np.uint8)
+    wanted[:, 20:] = 1
+    # The probabilities end a pixel beside the edge of the image.
+    np.testing.assert_array_equal(found[:, :20], wanted[:, :20])
+    np.testing.assert_array_equal(found[:, 21:], wanted[:, 21:])
+    assert found[:, 20].all() or text.startswith("bilateral")
 
 
 def test_invalid_pixels_have_no_say() -> None:
@@ -184,5 +262,6 @@ def test_what_a_mask_cannot_have_is_refused() -> None:
     planes, ground = drawn(0, channels=3)
     with pytest.raises(RefinementError, match="one class"):
         Refinement.parse("hysteresis(0.3, 0.5)").apply(planes, ground)
-    with pytest.raises(RefinementError, match="image"):
-        Refinement.parse("guided(1 m)").apply(planes, ground._replace(image=None))
+    for text in ("guided(1 m)", "bilateral(1 m)", "crf(1 m)"):
+        with pytest.raises(RefinementError, match="image"):
+            Refinement.parse(text).apply(planes, ground._replace(image=None))

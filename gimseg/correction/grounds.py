@@ -25,6 +25,7 @@ from gimseg.imagery import choose_bands
 from gimseg.labelled_scenes import LabelledScene
 from gimseg.legend import Legend
 from gimseg.models import Model
+from gimseg.radiometry import levelled_by_raster
 from gimseg.raster_files import files_behind
 from gimseg.rasters import Roi
 from gimseg.recipes import Recipe
@@ -69,7 +70,8 @@ def open_rasters(correction: Correction, recipe: Recipe) -> tuple[LabelledScene,
     """
     dataset = correction.dataset()
     if dataset is not None:
-        return fit_dataset(dataset, recipe).scenes()
+        given = fit_dataset(dataset, recipe).scenes()
+        return levelled_by_raster(given) if recipe.own_levels else given
     opening, scenes = correction.opening, []
     for path in correction.rasters:
         raster = opening.open(path, choose_bands(recipe, opening.bands))
@@ -79,7 +81,7 @@ def open_rasters(correction: Correction, recipe: Recipe) -> tuple[LabelledScene,
         scenes.append(
             LabelledScene(correction.id, raster, raster.on(grid), recipe.legend, notes=notes, drawing=drawing)
         )
-    return tuple(scenes)
+    return levelled_by_raster(scenes) if recipe.own_levels else tuple(scenes)
 
 
 def fit_dataset(dataset: Dataset, recipe: Recipe) -> Dataset:

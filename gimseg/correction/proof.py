@@ -21,6 +21,7 @@ from gimseg.labelled_scenes import LabelledScene
 from gimseg.models import Model
 from gimseg.outputs import write_text
 from gimseg.progress import Progress, silent
+from gimseg.radiometry import levelled_by_raster
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +175,7 @@ def _frozen(models: Models, test: str | os.PathLike[str] | None) -> tuple[Sequen
     recipe = models.before.model.recipe
     if test is not None:
         scenes = _as_seen(read_datasets(test), models).scenes()
+        scenes = levelled_by_raster(scenes) if recipe.own_levels else scenes
         split = "test" if any("test" in scene.splits for scene in scenes) else "val"
         return [scene for scene in scenes if split in scene.splits], split
     # Where the old model keeps none, the new one may: of datasets that were given to its training.

@@ -142,6 +142,7 @@ def _as_trained(settings: Settings, model: Model) -> Settings:
         settings,
         val_share=float(was.get("val_share", settings.val_share)),
         seed=int(was.get("seed", settings.seed)),
+        normalise="dataset" if model.recipe.own_levels else settings.normalise,
     )
 
 

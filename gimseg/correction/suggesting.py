@@ -26,6 +26,7 @@ from gimseg.errors import CorrectionError, OutputError
 from gimseg.geopackages import complete_geopackage
 from gimseg.imagery import choose_grid, open_imagery
 from gimseg.inference import Predictor
+from gimseg.levelling import levelled, measure
 from gimseg.outputs import check_outputs, staged
 from gimseg.progress import Progress, silent
 from gimseg.rasters import metres_per_unit
@@ -124,7 +125,8 @@ def suggest(
     geobox, notes = choose_grid(opened, predictor.model.recipe, None)
     cell, most = _cells(geobox, side_m)
     layer = None if older is None else open_layer(older, crs=how.vector_crs)
-    found = find_doubts(predictor, opened.on(geobox), cell, layer, progress=progress)
+    shown = levelled(opened, measure(opened.on(geobox)).levels) if predictor.model.recipe.own_levels else opened
+    found = find_doubts(predictor, shown.on(geobox), cell, layer, progress=progress)
     valid = next(iter(found.doubts.values())).valid
     cells = most if side_m is not None else choose_cells(found.objects, valid, most)
     areas = _counted(choose_squares(found.doubts, count, cells=cells, seed=seed), found, cell)
