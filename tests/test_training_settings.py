@@ -310,7 +310,7 @@ def test_settings_come_from_the_dataset_file_then_a_file_then_options(tmp_path: 
         ("[training]\nempty_share = 1.5", "empty_share is 1.5: it must be 0 to 1"),
         ("[training]\nresolutions = [0.5, 0]", "resolutions is 0.0: it must be above 0"),
         ("[training]\nfold = '6/5'", "as 1/5 to 5/5"),
-        ("[training]\nnormalise = 'image'", "give one of model, percentile, none"),
+        ("[training]\nnormalise = 'image'", "give one of model, dataset, percentile, none"),
         ("[training]\nhard_share = 0.5\ndevices = 2", "hard_share needs one device"),
         ("[training", "cannot be read as TOML"),
     ],
