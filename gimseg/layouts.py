@@ -45,7 +45,7 @@ STYLES = {
     "farmland": Style(homes=0.16, wood=0.12, plot_m2=800.0, field_m2=3200.0),
     "town": Style(homes=0.88, wood=0.04, plot_m2=480.0, field_m2=1200.0),
     # What no other style has, to be learned later: roofs like meadows, bare soil like roofs.
-    "highland": Style(homes=0.45, wood=0.10, plot_m2=760.0, field_m2=1900.0, turf=0.5, floors=0.45),
+    "highland": Style(homes=0.70, wood=0.05, plot_m2=640.0, field_m2=1900.0, turf=0.5, floors=0.45),
 }
 
 
