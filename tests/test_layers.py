@@ -144,6 +144,8 @@ LAYERS = (
     "correction",
     "export",
     "cluster",
+    "demo_pictures",
+    "demo_correction",
     "demo",
     "review",
     "training_options",
