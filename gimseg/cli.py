@@ -43,12 +43,12 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("folder", default="gimseg_demo", type=click.Path())
-@click.option("--seed", default=1, show_default=True, help="Seed of the two scenes.")
+@click.option("--seed", default=1, show_default=True, help="Seed of the scenes.")
 @device_option
 @overwrite_option
 @quiet_option
 def demo(folder: str, seed: int, device: str, overwrite: bool, quiet: bool) -> None:
-    """Learn one synthetic scene, predict another; leave it all in FOLDER."""
+    """Learn one synthetic scene, predict another, correct a third; leave it all in FOLDER."""
     from gimseg.demo import run_demo
 
     click.echo(run_demo(folder, seed=seed, device=device, overwrite=overwrite, progress=progress_of(quiet)).text())

@@ -7,7 +7,7 @@ or light: :mod:`gimseg.scenes` paints it, at any resolution.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -18,25 +18,34 @@ from shapely.geometry import LineString, Point, Polygon, box
 from shapely.geometry.base import BaseGeometry
 from shapely.ops import polygonize, split, unary_union
 
-MATERIALS = ("tile", "metal", "painted", "rusty", "concrete", "slate", "thatch")
-_FREQUENCY = (0.22, 0.29, 0.14, 0.13, 0.10, 0.08, 0.04)
+TURF = "turf"
+MATERIALS = ("tile", "metal", "painted", "rusty", "concrete", "slate", "thatch", TURF)
+_FREQUENCY = (0.22, 0.29, 0.14, 0.13, 0.10, 0.08, 0.04, 0.0)
 CROPS = ("green", "young", "ploughed", "straw", "fallow")
 
 
 @dataclass(frozen=True)
 class Style:
-    """What kind of land: shares are fractions of the area, the rest are fields."""
+    """What kind of land: shares are fractions of the area, the rest are fields.
+
+    `turf` is the share of the buildings that have a roof of grass, `floors` that of the
+    plots and fields with a drying floor of bare clay.
+    """
 
     homes: float
     wood: float
     plot_m2: float
     field_m2: float
+    turf: float = 0.0
+    floors: float = 0.0
 
 
 STYLES = {
     "village": Style(homes=0.55, wood=0.10, plot_m2=640.0, field_m2=1900.0),
     "farmland": Style(homes=0.16, wood=0.12, plot_m2=800.0, field_m2=3200.0),
     "town": Style(homes=0.88, wood=0.04, plot_m2=480.0, field_m2=1200.0),
+    # What no other style has, to be learned later: roofs like meadows, bare soil like roofs.
+    "highland": Style(homes=0.70, wood=0.05, plot_m2=640.0, field_m2=1900.0, turf=0.5, floors=0.45),
 }
 
 
@@ -117,6 +126,7 @@ class Layout:
     walls: tuple[BaseGeometry, ...]
     cars: tuple[Wing, ...]
     ponds: tuple[Polygon, ...]
+    floors: tuple[Wing, ...] = ()
 
 
 def draw_layout(seed: int, width_m: float, height_m: float, style: Style) -> Layout:
@@ -141,9 +151,14 @@ def draw_layout(seed: int, width_m: float, height_m: float, style: Style) -> Lay
             if homes and rng.random() < 0.3:
                 walls.append(parcel.polygon.buffer(-0.6).boundary)
     land = tuple(parcel for _, parcel in parcels)
+    # Drawn apart, so that all other styles are what they were without them.
+    rare = np.random.default_rng([seed, 4])
+    buildings = [_turfed(building) if rare.random() < style.turf else building for building in buildings]
     houses = unary_union([building.footprint for building in buildings])
+    floors = tuple(_floors(rare, land, houses, style.floors))
     ponds = tuple(_ponds(rng, land, houses, area.area))
     kept_out = [*(b.footprint for b in buildings), *ponds, *(r.line.buffer(r.width / 2) for r in roads)]
+    kept_out += [floor.to_polygon() for floor in floors]
     return Layout(
         area=area,
         roads=tuple(roads),
@@ -154,6 +169,7 @@ def draw_layout(seed: int, width_m: float, height_m: float, style: Style) -> Lay
         walls=tuple(wall for wall in walls if not wall.is_empty),
         cars=tuple(_cars(rng, roads, buildings, area)),
         ponds=ponds,
+        floors=floors,
     )
 
 
@@ -299,6 +315,26 @@ def _roofed(rng: Generator, wings: tuple[Wing, ...], liked: str, small: bool) ->
     roof = str(rng.choice(["shed", "gable"] if small else ["gable", "hip"], p=[0.7, 0.3]))
     pitch = {"thatch": 0.8, "tile": 0.55, "slate": 0.55}.get(material, 0.32) * rng.uniform(0.8, 1.15)
     return Building(wings, material, roof, rng.uniform(2.0, 2.6) if small else rng.uniform(2.7, 5.0), pitch)
+
+
+def _turfed(building: Building) -> Building:
+    return replace(building, material=TURF, roof="gable", pitch=0.35)
+
+
+def _floors(rng: Generator, parcels: tuple[Parcel, ...], houses: BaseGeometry, share: float) -> Iterator[Wing]:
+    """Drying floors of clay on plots and fields, as large as houses and clear of them."""
+    open_land = [parcel for parcel in parcels if parcel.cover not in ("wood", "meadow")]
+    for parcel in open_land:
+        if rng.random() >= share:
+            continue
+        room = parcel.polygon.buffer(-1.0).difference(houses.buffer(2.0))
+        left, bottom, right, top = room.bounds if not room.is_empty else parcel.polygon.bounds
+        for attempt in range(20):
+            length, width = np.array([rng.uniform(9, 15), rng.uniform(7, 10)]) * 0.97**attempt
+            floor = Wing(rng.uniform(left, right), rng.uniform(bottom, top), length, width, parcel.angle)
+            if room.contains(floor.to_polygon()):
+                yield floor
+                break
 
 
 def _pad(rng: Generator, parcel: Parcel, house: Building) -> BaseGeometry:

@@ -26,7 +26,9 @@ _COLOURS = {
     "concrete": (0.64, 0.62, 0.58),
     "slate": (0.33, 0.35, 0.39),
     "thatch": (0.47, 0.39, 0.28),
+    "turf": (0.20, 0.50, 0.10),
 }
+_CLAY = (0.82, 0.55, 0.18)
 _PAINTS = ((0.31, 0.47, 0.66), (0.56, 0.29, 0.26), (0.47, 0.57, 0.50), (0.36, 0.43, 0.53))
 _CARS = ((0.85, 0.85, 0.85), (0.8, 0.8, 0.82), (0.2, 0.2, 0.22), (0.6, 0.12, 0.12), (0.2, 0.3, 0.5), (0.5, 0.5, 0.5))
 _GROUND = {  # two colours that a texture mixes, and how strong the rows are
@@ -182,6 +184,8 @@ def _paint_yards(canvas: Canvas, layout: Layout) -> None:
     canvas.blend(soil * (1 + 0.05 * canvas.fine)[..., None], np.maximum(worn, bare))
     pads = view.coverage(layout.pads)
     canvas.blend(np.array((0.55, 0.52, 0.46)) * (1 + 0.06 * canvas.rough + 0.03 * canvas.fine)[..., None], pads)
+    floors = view.coverage([floor.to_polygon() for floor in layout.floors])
+    canvas.blend(np.array(_CLAY) * (1 + 0.05 * canvas.rough + 0.03 * canvas.fine)[..., None], floors)
 
 
 def _paint_roads(canvas: Canvas, layout: Layout) -> None:

@@ -42,7 +42,7 @@ class Scene:
         geobox: where the pixels are.
         buildings: one Polygon a building, as far as it is on the picture, in the
             geobox's CRS; column `material` (one of `gimseg.layouts.MATERIALS`).
-        objects: everything else, column `kind`: road, field, tree, pond, car.
+        objects: everything else, column `kind`: road, field, tree, pond, car, floor (bare clay).
     """
 
     image: np.ndarray
@@ -78,7 +78,7 @@ def make_scene(
         shape: (rows, cols), px.
         resolution: metres a pixel, 0.05 to 2.
         crs: a projected CRS in metres.
-        style: one of `gimseg.layouts.STYLES`: village, farmland, town.
+        style: one of `gimseg.layouts.STYLES`: village, farmland, town, highland.
         border: leave a slanted white border, as warped orthophotos have it.
 
     Raises:
@@ -159,6 +159,7 @@ def _layers(
     others += [("field", parcel.polygon) for parcel in layout.parcels if parcel.cover not in ("yard", "wood")]
     others += [("tree", Point(tree.x, tree.y).buffer(tree.radius, 4)) for tree in layout.trees]
     others += [("pond", pond) for pond in layout.ponds] + [("car", car.to_polygon()) for car in layout.cars]
+    others += [("floor", floor.to_polygon()) for floor in layout.floors]
     frames = []
     for column, things in (("material", houses), ("kind", others)):
         clipped = shapely.intersection([geometry for _, geometry in things], seen)

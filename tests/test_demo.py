@@ -8,14 +8,24 @@ import geopandas
 import pytest
 import rasterio
 
+from gimseg.correction.rounds import Project
 from gimseg.demo import run_demo
 from gimseg.errors import OutputError
 
 
 def test_a_small_demo_leaves_what_it_promises(tmp_path: Path) -> None:
     demo = run_demo(tmp_path / "d", size=320, epochs=1)
-    for name in ("overview.png", "outcome.png", "model/curves.png", "scores.json", "README.txt", "data.toml"):
+    left = ("data.toml", "highland.toml", "scores.json", "README.txt", "model/curves.png")
+    pictures = ("overview.png", "correction.png", "outcome.png")
+    learned = ("correction.qgz", "correction.gpkg", "report.html", "diff.gpkg", "model/gimseg.json")
+    for name in (*left, *pictures, *(f"corrections/highland/{name}" for name in learned)):
         assert (demo.folder / name).stat().st_size > 100
+    # Whatever came of it is said, and is what the project works with.
+    deployed = Project(demo.folder).deployed()
+    assert (deployed == str(demo.folder / "corrections/highland/model")) == demo.corrected.accepted
+    assert ("Accepted" in demo.text()) == demo.corrected.accepted
+    drawn = geopandas.read_file(demo.folder / "corrections/highland/correction.gpkg", layer="objects")
+    assert len(drawn) == demo.corrected.roofs > 0
     polygons = geopandas.read_file(demo.folder / "unseen_segments.shp")
     truth = geopandas.read_file(demo.folder / "unseen_labels.geojson")
     with rasterio.open(demo.folder / "unseen.tif") as image:
@@ -29,4 +39,7 @@ def test_a_small_demo_leaves_what_it_promises(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_demo_learns(tmp_path: Path) -> None:
-    assert run_demo(tmp_path / "d").iou >= 0.8
+    demo = run_demo(tmp_path / "d")
+    assert demo.iou >= 0.8
+    before, after = demo.corrected.outside
+    assert after > before + 0.2 and demo.corrected.old[1] > demo.iou - 0.05

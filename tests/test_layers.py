@@ -146,6 +146,8 @@ LAYERS = (
     "correction",
     "export",
     "cluster",
+    "demo_pictures",
+    "demo_correction",
     "demo",
     "review",
     "training_options",

@@ -13,7 +13,7 @@ from rasterio.features import rasterize
 from scipy.ndimage import binary_dilation, mean
 
 from gimseg.errors import GimsegError, GridError, OutputError
-from gimseg.layouts import MATERIALS, STYLES, draw_layout
+from gimseg.layouts import MATERIALS, STYLES, TURF, draw_layout
 from gimseg.scenes import Scene, make_scene, write_scene
 
 
@@ -140,6 +140,16 @@ def test_styles_differ_in_how_much_is_built() -> None:
         layouts = [draw_layout(seed, 260, 260, style) for seed in range(2)]
         built[name] = sum(building.footprint.area for layout in layouts for building in layout.buildings)
     assert built["farmland"] < 0.6 * built["village"] < built["village"] < 0.8 * built["town"]
+
+
+def test_turf_roofs_and_clay_floors_are_of_the_highland_alone() -> None:
+    for name, style in STYLES.items():
+        layout = draw_layout(3, 260, 260, style)
+        turf = [building for building in layout.buildings if building.material == TURF]
+        assert (0.3 < len(turf) / len(layout.buildings) < 0.7) == (name == "highland") == (len(layout.floors) > 5)
+        assert bool(turf) == bool(layout.floors) == (name == "highland")
+        houses = shapely.unary_union([building.footprint for building in layout.buildings])
+        assert not any(floor.to_polygon().intersects(houses) for floor in layout.floors)
 
 
 @pytest.mark.parametrize("seed", range(5))

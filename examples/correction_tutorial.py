@@ -1,0 +1,295 @@
+"""One correction from a bad prediction to an accepted model, with a picture of each step: that of docs/correcting.md.
+
+    python examples/correction_tutorial.py WORK --imagery FOLDER
+
+FOLDER holds `banepa_big/` (an image with complete outlines in an area of interest) and `buildings/` (what the
+built-in model learned from, see `train_builtin.py`). Without it a synthetic scene is corrected. Where a person
+would draw in QGIS, the known outlines take the place of the drawing. All is left in WORK: the project and `pictures/`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import geopandas as gpd
+import matplotlib
+import numpy as np
+import rasterio
+from PIL import Image
+from rasterio.features import rasterize
+from rasterio.plot import plotting_extent
+from rasterio.windows import from_bounds
+from scipy.ndimage import uniform_filter
+from train_builtin import LEARNED, LEGEND, sites
+
+from gimseg import Dataset, evaluate
+from gimseg.datasets import Datasets
+from gimseg.pictures import blend, outcome_overlay
+from gimseg.scenes import make_scene, write_scene
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+COUNT, SIDE_M = 3, 150
+IMAGE, TRUTH, AREAS = "town.tif", "town_truth.gpkg", "suggestions.gpkg"
+FOUND, DRAWN, AREA = "#00e5ff", "#ffd200", "#ff2fd0"
+MOST_BYTES = 400_000
+
+
+def cut_town(folder: Path, work: Path) -> None:
+    """The part of an image whose buildings are all outlined, and these outlines."""
+    area = gpd.read_file(folder / "banepa_labelled_aoi.geojson")
+    with rasterio.open(folder / "banepa_big.tif") as image:
+        area = area.to_crs(image.crs)
+        window = from_bounds(*area.total_bounds, image.transform).round_offsets().round_lengths()
+        profile = {"driver": "GTiff", "dtype": "uint8", "count": 3, "height": window.height, "width": window.width}
+        layout = {"tiled": True, "compress": "deflate", "predictor": 2, "photometric": "rgb"}
+        place = {"crs": image.crs, "transform": image.window_transform(window)}
+        with rasterio.open(work / IMAGE, "w", **profile, **layout, **place) as town:
+            town.write(image.read((1, 2, 3), window=window))
+    outlines = gpd.read_file(folder / "banepa_osm_buildings_partial.geojson").to_crs(area.crs)
+    outlines.geometry = outlines.make_valid()
+    outlines[["geometry"]].clip(area).explode().query("geometry.geom_type == 'Polygon'").to_file(work / TRUTH)
+
+
+def make_town(work: Path) -> None:
+    """A synthetic scene with roofs and ground that are nowhere else."""
+    paths = write_scene(make_scene(3, (1400, 1400), style="highland", border=False), work, "town")
+    gpd.read_file(paths.labels).to_file(work / TRUTH)
+
+
+def write_learned(datasets: Datasets, path: Path, test: str) -> None:
+    """A dataset file of what was learned first; one of it is left for the test."""
+    lines = [f'[legend]\nclasses = [{{ name = "{LEGEND.names[0]}" }}]\n']
+    for item in datasets:
+        lines.append(f'\n[[dataset]]\ntag = "{item.tag}"\nspatial_resolution = {item.spatial_resolution}\n')
+        for key in ("image_paths", "mask_paths", "ignore_paths"):
+            paths = [os.path.abspath(name) for name in getattr(item, key)]
+            lines += [f"{key} = {json.dumps(paths)}\n"] if paths else []
+        lines.append(f'split = "{"test" if item.tag == test else "train"}"\n')
+    path.write_text("".join(lines))
+
+
+def synthetic_sites(work: Path) -> Datasets:
+    """Two scenes without what is special in the town."""
+    made = []
+    for seed, style in ((1, "village"), (2, "town")):
+        paths = write_scene(make_scene(seed, (1024, 1024), style=style, border=False), work, style)
+        made.append(Dataset(style, 0.25, [paths.image], [paths.labels], legend=LEGEND))
+    return Datasets(tuple(made))
+
+
+def run(work: Path, command: str) -> str:
+    """Run a command of gimseg in the folder of the project and show what it says."""
+    print(f"\n$ {command}", flush=True)
+    words = [sys.executable, "-m", *shlex.split(command)]
+    said = subprocess.run(words, cwd=work, stdout=subprocess.PIPE, text=True, check=True).stdout
+    print(said, end="", flush=True)
+    return said
+
+
+def draw_objects(work: Path, id: str) -> int:
+    """What a person would leave in the areas: the known outlines. Their number."""
+    path = work / "corrections" / id / "correction.gpkg"
+    areas = gpd.read_file(path, layer="aoi")
+    inside = gpd.read_file(work / TRUTH).to_crs(areas.crs).clip(areas.union_all()).explode()
+    inside = inside[inside.geom_type == "Polygon"]
+    inside.assign(**{"class": LEGEND.names[0]})[["class", "geometry"]].to_file(
+        path, layer="objects", promote_to_multi=True, engine="pyogrio"
+    )
+    return len(inside)
+
+
+@dataclass(frozen=True)
+class Town:
+    """The image with all that is known of it, on the grid of the masks.
+
+    Attributes:
+        image: uint8 (rows, cols, 3).
+        truth: uint8 (rows, cols).
+        drawn: bool (rows, cols), what lies in the areas that were drawn.
+        masks: before and after, uint8 (rows, cols).
+        extent: left, right, bottom, top.
+    """
+
+    image: np.ndarray
+    truth: np.ndarray
+    drawn: np.ndarray
+    masks: dict[str, np.ndarray]
+    extent: tuple[float, float, float, float]
+    crs: Any
+    pixel: float
+
+    @classmethod
+    def read(cls, work: Path, id: str) -> Town:
+        masks = {}
+        for when in ("before", "after"):
+            with rasterio.open(work / "corrections" / id / f"{when}.tif") as file:
+                masks[when], place, crs = file.read(1), file.transform, file.crs
+        shape = masks["after"].shape
+        with rasterio.open(work / IMAGE) as file:
+            image = np.moveaxis(file.read((1, 2, 3), out_shape=(3, *shape)), 0, -1)
+        layers = [gpd.read_file(work / TRUTH), gpd.read_file(work / AREAS, layer="suggestions")]
+        truth, drawn = (
+            rasterize(layer.to_crs(crs).geometry, shape, transform=place, dtype="uint8") for layer in layers
+        )
+        return cls(image, truth, drawn.astype(bool), masks, plotting_extent(truth, place), crs, place.a)
+
+    def place(self, row: int, col: int, side: int) -> tuple[float, float, float, float]:
+        """Extent of a square, px."""
+        left, top = self.extent[0] + col * self.pixel, self.extent[3] - row * self.pixel
+        return left, left + side * self.pixel, top - side * self.pixel, top
+
+
+def figure(panels: int, size: tuple[float, float]) -> tuple[Any, Any]:
+    made, axes = plt.subplots(1, panels, figsize=size, dpi=100, squeeze=False)
+    made.subplots_adjust(0.003, 0.003, 0.997, 0.9, wspace=0.015)
+    return made, axes[0]
+
+
+def show(axes: Any, town: Town, title: str, overlay: np.ndarray | None = None, frame: Any = None) -> None:
+    axes.imshow(blend(town.image, overlay), extent=town.extent, interpolation="bilinear")
+    left, right, bottom, top = frame or town.extent
+    axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
+    axes.set_title(title, fontsize=9)
+    axes.axis("off")
+
+
+def outline(axes: Any, town: Town, layer: gpd.GeoDataFrame, colour: str, width: float = 1.0, style: str = "-") -> None:
+    frame = axes.get_xlim(), axes.get_ylim()
+    layer.to_crs(town.crs).boundary.plot(ax=axes, color=colour, linewidth=width, linestyle=style)
+    axes.set(xlim=frame[0], ylim=frame[1], aspect="equal")
+
+
+def save(made: Any, path: Path) -> None:
+    """Few colours, as few as it takes: the picture is for a page, not for measuring."""
+    path.parent.mkdir(exist_ok=True)
+    made.savefig(path)
+    plt.close(made)
+    shrink(path)
+
+
+def shrink(path: Path) -> None:
+    full = Image.open(path).convert("RGB")
+    for colours in (256, 128, 64, 32):
+        full.quantize(colours).save(path, optimize=True)
+        if path.stat().st_size < MOST_BYTES:
+            return
+
+
+def draw_pictures(work: Path, id: str) -> None:
+    """The prediction, the areas, the drawing, and before and after where nothing was drawn."""
+    town, folder = Town.read(work, id), work / "pictures"
+    before = gpd.read_file(work / "corrections" / id / "correction.gpkg", layer="prediction")
+    objects = gpd.read_file(work / "corrections" / id / "correction.gpkg", layer="objects")
+    areas = gpd.read_file(work / AREAS, layer="suggestions").to_crs(town.crs)
+    bounds = areas.iloc[0].geometry.bounds
+    block = (bounds[0], bounds[2], bounds[1], bounds[3])
+
+    made, panels = figure(2, (8.4, 5.8))
+    show(panels[0], town, "town.tif with the areas that are suggested")
+    outline(panels[0], town, areas, AREA, 1.8)
+    for item in areas.itertuples():
+        panels[0].text(item.geometry.bounds[0], item.geometry.bounds[3], f" {item.rank} {item.kind}", color="white",
+                       fontsize=7, va="bottom", bbox={"facecolor": AREA, "edgecolor": "none", "pad": 1.5})  # fmt: skip
+    show(panels[1], town, "what the model finds in area 1", frame=block)
+    outline(panels[1], town, before, FOUND, 1.4)
+    save(made, folder / "correcting_areas.png")
+
+    made, panels = figure(2, (8.4, 4.5))
+    show(panels[0], town, "the layer objects as the model sees it", frame=block)
+    outline(panels[0], town, before, FOUND, 1.4)
+    show(panels[1], town, "and after drawing", frame=block)
+    outline(panels[1], town, objects, DRAWN, 1.4)
+    save(made, folder / "correcting_drawing.png")
+
+    side = round(SIDE_M / ground_size(work))
+    row, col = most_changed(town, side)
+    frame = town.place(row, col, side)
+    made, panels = figure(3, (9.6, 3.6))
+    show(panels[0], town, "the image, where nothing was drawn", frame=frame)
+    outline(panels[0], town, gpd.read_file(work / TRUTH), DRAWN, 1.2)
+    for axes, when in zip(panels[1:], town.masks, strict=True):
+        show(axes, town, f"{when}: hits, misses (blue), false alarms (red)",
+             outcome_overlay(town.truth, town.masks[when]), frame)  # fmt: skip
+    save(made, folder / "correcting_after.png")
+
+
+def photograph(page: Path, picture: Path) -> None:
+    """The upper part of a page, where Chromium is installed."""
+    browser = shutil.which("chromium")
+    if browser is None:
+        print("no Chromium: no picture of the report")
+        return
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1000,1300"]
+    picture = picture.absolute()
+    subprocess.run([browser, *options, f"--screenshot={picture}", page.absolute().as_uri()], check=True, timeout=300)
+    shrink(picture)
+
+
+def most_changed(town: Town, side: int) -> tuple[int, int]:
+    """Upper left corner of the square, clear of all that was drawn, where the masks differ most: row, col."""
+    changed = uniform_filter((town.masks["before"] != town.masks["after"]).astype(np.float32), side)
+    changed[uniform_filter(town.drawn.astype(np.float32), side) > 1e-4] = -1
+    half = side // 2
+    inner = changed[half:-half, half:-half]
+    row, col = np.unravel_index(np.argmax(inner), inner.shape)
+    return int(row), int(col)
+
+
+def ground_size(work: Path) -> float:
+    """Side of a pixel of the suggested areas' grid, in metres on the ground."""
+    areas = gpd.read_file(work / AREAS, layer="suggestions")
+    true = float(np.sqrt(areas.to_crs(areas.estimate_utm_crs()).area.iloc[0]))
+    drawn = float(np.sqrt(areas.area.iloc[0]))
+    with rasterio.open(work / IMAGE) as image:
+        areas_crs_to_ground = true / drawn if areas.crs == image.crs else 1.0
+    with rasterio.open(next(work.glob("corrections/*/after.tif"))) as mask:
+        return float(mask.transform.a * areas_crs_to_ground)
+
+
+def score_rest(work: Path, id: str) -> None:
+    """IoU before and after where nothing was drawn, which neither training nor gate has seen."""
+    rest = Dataset("rest of the town", 0.25, [work / IMAGE], [work / TRUTH], legend=LEGEND, ignore_paths=[work / AREAS])
+    for when in ("before", "after"):
+        scores = evaluate(work / "corrections" / id / f"{when}.tif", rest)
+        print(f"\n{when}, where nothing was drawn:\n{scores.table()}", flush=True)
+
+
+@click.command()
+@click.argument("work", type=click.Path(path_type=Path))
+@click.option("--imagery", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def main(work: Path, imagery: Path | None) -> None:
+    """Correct the built-in model in WORK, and leave pictures of each step there."""
+    work.mkdir(parents=True)
+    if imagery:
+        cut_town(imagery / "banepa_big", work)
+        write_learned(sites(imagery / "buildings", LEARNED, work=work), work / "learned.toml", LEARNED[-1])
+    else:
+        make_town(work)
+        write_learned(synthetic_sites(work), work / "learned.toml", "town")
+    run(work, f"gimseg predict {IMAGE}")
+    run(work, f"gimseg correct suggest {IMAGE} -n {COUNT} --side {SIDE_M} -o {AREAS}")
+    run(work, f"gimseg correct start blocks -r {IMAGE} --aoi {AREAS}")
+    print(f"\n({draw_objects(work, 'blocks')} outlines are drawn)", flush=True)
+    run(work, "gimseg correct check blocks")
+    run(work, "gimseg correct train blocks --replay learned.toml")
+    run(work, "gimseg correct report blocks --test learned.toml")
+    draw_pictures(work, "blocks")
+    photograph(work / "corrections" / "blocks" / "report.html", work / "pictures" / "correcting_report.png")
+    score_rest(work, "blocks")
+    run(work, "gimseg correct accept blocks --everywhere --force")
+    run(work, "gimseg correct list")
+
+
+if __name__ == "__main__":
+    main()
