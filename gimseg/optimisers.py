@@ -94,9 +94,16 @@ def orthogonalised(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
     now = (matrix if wide else matrix.T).float()
     now = now / (now.norm() + 1e-7)
     a, b, c = _NEWTON_SCHULZ
+    # Each step multiplies with a polynomial of the Gram matrix, which commutes with it: all of them are done on
+    # that, square and small, and the long matrix is touched twice. Those of convolutions are nine times as long.
+    gram = now @ now.T
+    identity = torch.eye(len(gram), device=gram.device)
+    product = identity
     for _ in range(steps):
-        gram = now @ now.T
-        now = a * now + (b * gram + c * gram @ gram) @ now
+        factor = a * identity + b * gram + c * gram @ gram
+        product = factor @ product
+        gram = factor @ gram @ factor
+    now = product @ now
     return now if wide else now.T
 
 

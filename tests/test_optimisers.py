@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -57,3 +58,15 @@ def test_muon_is_restored_from_its_state() -> None:
     for network, optimiser in ((one, first), (two, second)):
         steps(network, optimiser, 2)
     assert torch.equal(one.weight, two.weight) and torch.equal(one.bias, two.bias)
+
+
+@pytest.mark.parametrize("shape", [(64, 576), (48, 48), (64, 27)])
+@pytest.mark.parametrize("smallest", [1.0, 1e-3, 1e-6])
+def test_the_iteration_on_the_gram_matrix_is_that_on_the_matrix(shape: tuple[int, int], smallest: float) -> None:
+    left, values, right = torch.linalg.svd(torch.randn(shape, generator=torch.Generator().manual_seed(0)), False)
+    matrix = left @ torch.diag(torch.logspace(0, math.log10(smallest), len(values))) @ right
+    now = matrix.double() / matrix.norm()
+    for _ in range(5):
+        gram = now @ now.T
+        now = 3.4445 * now + (-4.7750 * gram + 2.0315 * gram @ gram) @ now
+    assert (orthogonalised(matrix) - now).norm() / now.norm() < 2e-3
