@@ -13,6 +13,7 @@ from gimseg.demo import run_demo
 from gimseg.errors import OutputError
 
 
+@pytest.mark.slow
 def test_a_small_demo_leaves_what_it_promises(tmp_path: Path) -> None:
     demo = run_demo(tmp_path / "d", size=320, epochs=1)
     left = ("data.toml", "highland.toml", "scores.json", "README.txt", "model/curves.png")
