@@ -68,8 +68,11 @@ def truth_on(folder: Path, tag: str, mask: Path) -> tuple[np.ndarray, np.ndarray
 
 
 def outcome(folder: Path, tag: str, mask: Path, picture: np.ndarray) -> np.ndarray:
-    """Hits, misses and false alarms over the picture of a scene, uint8 (rows, cols, 3)."""
-    return blend(picture, outcome_overlay(*truth_on(folder, tag, mask)))
+    """Hits, misses and false alarms over the picture of a scene, uint8 (rows, cols, 3) as the picture's."""
+    overlay = outcome_overlay(*truth_on(folder, tag, mask))
+    # Mask and picture end within a pixel of each other.
+    nearest = [np.arange(to) * of // to for to, of in zip(picture.shape, overlay.shape[:2], strict=False)]
+    return blend(picture, overlay[np.ix_(*nearest)])
 
 
 def _panels() -> tuple[Any, Any]:
