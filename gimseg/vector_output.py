@@ -26,6 +26,7 @@ import shapely
 from odc.geo.crs import CRS
 
 from gimseg.errors import OutputError
+from gimseg.geojson_output import count_features, write_geojson, write_geojson_lines
 from gimseg.outputs import staged
 from gimseg.vector_formats import GEOPACKAGE
 
@@ -61,9 +62,6 @@ _DBF_WIDTHS = {
 _POLYGON_BYTES, _POINT_BYTES = 8 + 44 + 4, 16
 _IN_DEGREES = ("GeoJSON", "GeoJSONSeq")
 _OPTIONS: Mapping[str, dict[str, Any]] = {
-    # Tenths of millimetres: the seven decimals that are usual bend the outline of a pixel of a centimetre.
-    "GeoJSON": {"layer_options": {"RFC7946": "YES", "COORDINATE_PRECISION": "9"}},
-    "GeoJSONSeq": {"layer_options": {"COORDINATE_PRECISION": "9"}},
     "GPKG": {"dataset_options": GEOPACKAGE},
     "ESRI Shapefile": {"encoding": "UTF-8"},
 }
@@ -182,6 +180,10 @@ def write_features(
         with _explained(path, writer):
             if writer.driver == "Parquet":
                 _write_parquet(part, frames, writer)
+            elif writer.driver == "GeoJSON":
+                write_geojson(part, writer.batches(frames, part), writer.ground, layer or Path(path).stem)
+            elif writer.driver == "GeoJSONSeq":
+                write_geojson_lines(part, writer.batches(frames, part), writer.ground)
             else:
                 _write_driver(part, frames, writer, layer or Path(path).stem)
         found = _count(part, writer, path)
@@ -206,13 +208,20 @@ class _Stream:
     def __init__(self, path: str, fields: dict[str, str], crs: pyproj.CRS | None, geometry_type: str) -> None:
         self.driver = driver_of(path)
         if self.driver in _IN_DEGREES:
-            # JSON has no dates, and GDAL writes them with slashes: ISO is read as dates again.
+            # JSON has no dates: as ISO they are read as dates again.
             fields = {name: "str" if kind == "date" else kind for name, kind in fields.items()}
         self.path, self.fields, self.crs = path, fields, crs
         self.geometry_type = geometry_type
         self.count = 0
         self.error: BaseException | None = None
         self.bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
+
+    @property
+    def ground(self) -> pyproj.CRS:
+        """The CRS, where the format cannot do without one."""
+        if self.crs is None:
+            raise OutputError(f"{self.path}: there is no CRS: give --crs")
+        return self.crs
 
     @property
     def schema(self) -> pyarrow.Schema:
@@ -336,9 +345,8 @@ def _count(part: Path, writer: _Stream, path: str | os.PathLike[str]) -> int:
     try:
         if writer.driver == "Parquet":
             return pyarrow.parquet.read_metadata(part).num_rows
-        if writer.driver == "GeoJSONSeq" and part.stat().st_size == 0:
-            # Lines of features: without one there is no line.
-            return 0
+        if writer.driver in _IN_DEGREES:
+            return count_features(part)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
             found = int(pyogrio.read_info(part, force_feature_count=True)["features"])

@@ -30,6 +30,7 @@ LAYERS = (
     "arrays",
     "vector_formats",
     "vector_geometry",
+    "geojson_output",
     "vector_output",
     "geopackages",
     "vectors",
