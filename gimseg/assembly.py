@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from gimseg import __version__
+from gimseg.freed_memory import give_back_freed_memory
 from gimseg.imagery import raster_files
 from gimseg.legend import LEGEND_TAG, UNLABELLED, Legend
 from gimseg.matching import MatchedPlanes, ReadPlanes
@@ -38,6 +39,7 @@ def assemble(plan: Plan, parts: Parts, progress: Progress) -> np.ndarray:
 
     All files are made in the folder of the parts and appear together, the mask last.
     """
+    give_back_freed_memory()
     ready = parts.folder / "ready"
     shutil.rmtree(ready, ignore_errors=True)
     ready.mkdir()

@@ -102,7 +102,7 @@ def describe_datasets(datasets: Datasets, surveys: Sequence[Survey]) -> list[str
         for name, value in (("background", 0), *zip(datasets.legend.names, datasets.legend.values, strict=True)):
             count = int(group.counts[value])
             share = f"{count / labelled:.2%}" if labelled else "–"
-            objects = f"{_objects(group.scenes, value):,}" if value else ""
+            objects = f"{sum(scene.count_objects(value, group.split) for scene in group.scenes):,}" if value else ""
             classes.append((group.tag, group.split or "–", name, share, f"{count:,}", objects))
     warnings = list(dict.fromkeys(f"{one.scene.path}: {note}" for one in surveys for note in one.scene.notes))
     warnings += [
@@ -224,10 +224,6 @@ def _resolution(scene: LabelledScene) -> str:
     if scene.geobox.crs is None:
         return f"{abs(scene.geobox.transform.e):g} (no CRS)"
     return f"{abs(scene.geobox.transform.e) * metres_per_unit(scene.geobox)[0]:.3g} m"
-
-
-def _objects(scenes: Sequence[LabelledScene], value: int) -> int:
-    return sum(int(np.sum(shapes.values == value)) for scene in scenes for shapes in scene.truth)
 
 
 def _scores(values: object) -> str:

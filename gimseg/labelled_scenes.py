@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Protocol
 
 import numpy as np
+import shapely
 from odc.geo.geobox import GeoBox
 
 from gimseg.legend import UNLABELLED, Legend
@@ -102,6 +103,15 @@ class LabelledScene:
     def split_names(self) -> tuple[str | None, ...]:
         """Its splits in order, or None alone where nothing was said."""
         return tuple(sorted(self.splits)) or (None,)
+
+    def count_objects(self, value: int, split: str | None = None) -> int:
+        """Shapes of a class that meet the ground of a split (None: any); one on a border meets both sides."""
+        shapes = [drawn.geometries[drawn.values == value] for drawn in self.truth]
+        areas = [area.geometries for key, area in self.areas.items() if split is None or key in (None, split)]
+        if not self.areas:
+            return sum(map(len, shapes))
+        ground = shapely.STRtree(np.concatenate([np.empty(0, object), *areas]))
+        return sum(len(np.unique(ground.query(drawn, predicate="intersects")[0])) for drawn in shapes)
 
     def crop(self, roi: Roi) -> LabelledScene:
         """A part of the scene, rows and columns of its grid, as a scene of its own."""

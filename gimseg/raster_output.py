@@ -23,6 +23,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
 from gimseg.errors import OutputError
+from gimseg.freed_memory import give_back_freed_memory
 from gimseg.outputs import check_outputs, staged
 from gimseg.raster_files import GDAL_ERRORS, Roi
 
@@ -203,6 +204,8 @@ def _build_overviews(path: Path, shape: Any, resampling: Resampling) -> None:
         factors.append(2 ** (len(factors) + 1))
     if not factors:
         return
+    # GDAL begins threads of its own, which cannot use what others have freed.
+    give_back_freed_memory()
     with (
         rasterio.Env(GDAL_NUM_THREADS=min(os.cpu_count() or 1, 4), COMPRESS_OVERVIEW="DEFLATE"),
         rasterio.open(path, "r+") as dataset,

@@ -106,6 +106,16 @@ def test_an_attribute_of_the_aoi_layer_divides_the_ground(world: Path) -> None:
     np.testing.assert_array_equal(scene.in_memory().read(WHOLE, "val")[1], val)
 
 
+def test_objects_are_counted_where_they_lie(world: Path) -> None:
+    layer(world / "aoi.gpkg", [square(0, 0, 30), square(30, 0, 30), square(60, 90, 60)], use=["train", "val", "val"])
+    (scene,) = dataset(world, aoi_paths=[world / "aoi.gpkg"], split="use").scenes()
+    # The first of two lies across the border, the second in one split alone.
+    assert [scene.count_objects(1, split) for split in ("train", "val", "test", None)] == [1, 2, 0, 2]
+    assert scene.count_objects(2) == 0
+    (undivided,) = dataset(world).scenes()
+    assert undivided.count_objects(1) == 2
+
+
 def test_points_label_a_pixel_and_the_rest_is_unlabelled(world: Path) -> None:
     layer(world / "points.gpkg", [Point(LEFT + 10.5, TOP - 20.5), Point(LEFT + 30.2, TOP - 5.7)])
     (scene,) = dataset(world, mask_paths=[world / "points.gpkg"]).scenes()

@@ -18,6 +18,7 @@ LAYERS = (
     "deployments",
     "progress",
     "crew",
+    "freed_memory",
     "legend",
     "raster_files",
     "resampling",
