@@ -21,6 +21,7 @@ from gimseg.averaging import Augmentations, Models, load_models
 from gimseg.backends import Backend, Choice, backend_by_name, candidates, choose_backend
 from gimseg.computing import Computation, Network
 from gimseg.errors import DeviceMemoryError, PredictionError, RasterError
+from gimseg.freed_memory import prefer_large_pages
 from gimseg.imagery import Rasters, choose_bands
 from gimseg.legend import UNLABELLED
 from gimseg.loading import Loaded, load_block
@@ -121,6 +122,7 @@ class Predictor:
         batch: int | None = None,
         tta: Augmentations | None = None,
     ) -> None:
+        prefer_large_pages()
         self.model = load_models(model, tta)
         self.devices = tuple(_choose_device(name.strip()) for name in device.split(","))
         self.device = self.devices[0]

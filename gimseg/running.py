@@ -9,6 +9,7 @@ from typing import Any
 
 from gimseg.computing import Computation, Finished, Network
 from gimseg.errors import RasterError
+from gimseg.freed_memory import give_back_freed_memory
 from gimseg.loading import Loaded, load_block
 from gimseg.outputs import write_text
 from gimseg.parts import Parts
@@ -50,6 +51,8 @@ def predict_blocks(
     def keep(finished: Finished) -> None:
         unread = [_told(plan, item.roi, item.reason) for item in finished.unread]
         parts.write(finished.block, finished.values, plan.geobox, unread)
+        # Reading, the network and writing free in threads of their own: without this the peak creeps up.
+        give_back_freed_memory()
 
     computation = Computation(network, plan.lattice, plan.engine.batch)
     loaded = map_ahead(load, blocks, threads=threads, limit=threads)

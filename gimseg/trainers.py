@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 
 from gimseg.errors import TrainingError
 from gimseg.fitting import Fit
+from gimseg.freed_memory import freed_memory_kept
 from gimseg.settings import PRECISIONS, Settings
 from gimseg.torchvision_ops import declare_missing_operators
 
@@ -53,8 +55,10 @@ def run_training(
     """
     trainer = make_trainer(fit.settings, work, device, callbacks, scored=scored)
     last = work / "last.ckpt"
+    on_cpu = trainer.strategy.root_device.type == "cpu"
     try:
-        trainer.fit(fit, datamodule=windows, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+        with freed_memory_kept() if on_cpu else nullcontext():
+            trainer.fit(fit, datamodule=windows, ckpt_path=str(last) if last.exists() else None, weights_only=True)
     except SystemExit:
         # Lightning ends the process on Ctrl-C; what ends a process is the command's to say.
         if not trainer.interrupted:

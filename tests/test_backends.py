@@ -80,43 +80,34 @@ def plain_logits(network: nn.Module, given: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", [*NETWORKS, *PLAIN])
 class TestEveryBackend:
-    """The contract of `gimseg.backends.Backend`."""
+    """The contract of `gimseg.backends.Backend`. Few shapes: OpenVINO compiles the network for each."""
 
     @pytest.mark.parametrize(("count", "shape"), [(1, (64, 96)), (3, (96, 64))])
-    def test_gives_the_logits_of_the_plain_network(
+    def test_gives_logits_and_classes_of_the_plain_network(
         self, kind: str, name: str, count: int, shape: tuple[int, int]
     ) -> None:
-        given = images(kind, count, shape)
+        given, recipe = images(kind, count, shape), some_model(kind).recipe
         expected = plain_logits(some_model(kind).network, given)
         logits = some_backend(kind, name).logits(given)
         assert logits.dtype == torch.float32
         assert logits.shape == expected.shape
         scale = max(expected.std().item(), expected.abs().mean().item())
         assert (logits - expected).abs().mean().item() < (0.05 if name in HALVES else 1e-4) * scale
-
-    def test_gives_the_classes_of_the_plain_network(self, kind: str, name: str) -> None:
-        given, recipe = images(kind, 1, (96, 96)), some_model(kind).recipe
-        expected = recipe.classify(plain_logits(some_model(kind).network, given))
-        same = np.mean(recipe.classify(some_backend(kind, name).logits(given)) == expected)
         # Weights that have learned nothing leave many pixels undecided.
+        same = np.mean(recipe.classify(logits) == recipe.classify(expected))
         assert same > (0.9 if name in HALVES else 0.999)
 
-    def test_gives_the_same_bytes_again_and_leaves_what_it_was_given(self, kind: str, name: str) -> None:
-        given = images(kind, 2, (64, 64))
-        before = given.clone()
-        backend = some_backend(kind, name)
-        assert torch.equal(backend.logits(given), backend.logits(given))
-        assert torch.equal(given, before)
-
-    def test_leaves_the_network_alone(self, kind: str, name: str) -> None:
-        network = some_model(kind).network
-        before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    def test_gives_the_same_bytes_again_and_leaves_all_as_it_was(self, kind: str, name: str) -> None:
+        given, network = images(kind, 1, (64, 96)), some_model(kind).network
+        before = given.clone(), {key: tensor.clone() for key, tensor in network.state_dict().items()}
         modes = [(type(module), module.training) for module in network.modules()]
         gradients = [weight.requires_grad for weight in network.parameters()]
-        some_backend(kind, name).logits(images(kind, 1, (64, 64)))
+        backend = some_backend(kind, name)
+        assert torch.equal(backend.logits(given), backend.logits(given))
+        assert torch.equal(given, before[0])
         after = network.state_dict()
-        assert before.keys() == after.keys()
-        assert all(torch.equal(before[key], after[key]) for key in before)
+        assert before[1].keys() == after.keys()
+        assert all(torch.equal(before[1][key], after[key]) for key in after)
         assert [(type(module), module.training) for module in network.modules()] == modes
         assert [weight.requires_grad for weight in network.parameters()] == gradients
 
@@ -191,7 +182,7 @@ def open_and_listen(megapixels: float, **changes: Any) -> tuple[str, list[str]]:
     heard = []
     model = some_model("Unet")
     chosen = choose_backend(model, CPU, megapixels=megapixels, progress=lambda *told: heard.append(told[4:]), **changes)
-    assert backend_by_name(model, CPU, chosen.name).logits(images("Unet", 1, (64, 64))).shape == (1, 3, 64, 64)
+    assert backend_by_name(model, CPU, chosen.name).logits(images("Unet", 1, (64, 96))).shape == (1, 3, 64, 96)
     return chosen.name, [name[0] for name in heard if name]
 
 
@@ -204,6 +195,7 @@ def test_a_choice_is_made_once_and_remembered(cache_home: Path) -> None:
     assert speeds[name] <= speeds["torch float32"]
 
 
+@pytest.mark.slow
 def test_another_model_is_tried_anew(cache_home: Path) -> None:
     open_and_listen(1e5)
     heard: list[str] = []
@@ -214,9 +206,11 @@ def test_another_model_is_tried_anew(cache_home: Path) -> None:
 def test_a_damaged_memory_is_no_error_and_is_mended(cache_home: Path) -> None:
     open_and_listen(1e5)
     path = cache_home / "backends.json"
-    for damage in (b"{", b"[]", b"\xff\xfe", json.dumps({key: [3] for key in json.loads(path.read_text())}).encode()):
+    keys = list(json.loads(path.read_text()))
+    for damage in (b"{", b"[]", b"\xff\xfe", json.dumps({key: [3] for key in keys}).encode()):
         path.write_bytes(damage)
-        assert len(open_and_listen(1e5)[1]) == len(candidates(CPU))
+        assert [Memory(path).recall(key) for key in keys] == [[]]
+    assert len(open_and_listen(1e5)[1]) == len(candidates(CPU))
     assert open_and_listen(1e5)[1] == []
 
 

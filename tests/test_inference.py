@@ -385,6 +385,7 @@ KILLED = """
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_output_and_goes_on(tmp_path: Path) -> None:
     raster, output = write_raster(tmp_path / "image.tif", noise((400, 300))), tmp_path / "mask.tif"
     (tmp_path / "other").mkdir()

@@ -162,6 +162,7 @@ def test_where_all_is_labelled_and_nothing_old_is_there_it_warns(forgetful: Path
     assert "nothing guards against forgetting" in done.notes[0]
 
 
+@pytest.mark.slow
 def test_what_was_accepted_before_is_learned_again(parent: Path, tmp_path: Path) -> None:
     first, second = drawn(tmp_path, "one", parent=parent), drawn(tmp_path, "second")
     learn([first], settings=SHORT)
@@ -176,6 +177,7 @@ def test_what_was_accepted_before_is_learned_again(parent: Path, tmp_path: Path)
         learn([first], settings=SHORT)
 
 
+@pytest.mark.slow
 def test_a_correction_that_is_gone_is_told(parent: Path, tmp_path: Path) -> None:
     first, second = drawn(tmp_path, "one", parent=parent), drawn(tmp_path, "second")
     learn([first], settings=SHORT)
@@ -204,6 +206,7 @@ def test_a_drawing_that_misleads_is_refused(parent: Path, tmp_path: Path) -> Non
     assert not made.model.exists()
 
 
+@pytest.mark.slow
 def test_a_new_model_sweeps_away_what_was_said_of_the_older(parent: Path, tmp_path: Path) -> None:
     made = drawn(tmp_path, parent=parent)
     learn([made], settings=SHORT)
@@ -227,6 +230,7 @@ def stop_at(step: int) -> Any:
     return progress
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_stopped_and_begins_anew_after_an_edit(parent: Path, tmp_path: Path) -> None:
     made = drawn(tmp_path, parent=parent)
     steps: list[float] = []

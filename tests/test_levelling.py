@@ -140,6 +140,7 @@ def test_areas_are_suggested_by_what_is_predicted(tmp_path: Path) -> None:
     assert found[0].suggestions == found[1].suggestions
 
 
+@pytest.mark.slow
 def test_training_brings_each_dataset_to_the_same_levels(tmp_path: Path) -> None:
     worlds = []
     for name, gain in (("one", 1), ("other", 2)):

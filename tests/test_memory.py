@@ -74,6 +74,13 @@ def test_nor_where_it_is_resampled(tmp_path: Path) -> None:
     check_flat("resampled", lambda which, number: peak(rasters[which], tmp_path / f"{which}_{number}.tif", "2"))
 
 
+def test_nor_where_all_products_are_written_on_the_grid_of_the_input(tmp_path: Path) -> None:
+    lengths = (25_000, 100_000)
+    rasters = [sparse_raster(tmp_path / f"{length}.tif", (4096, length), **STRIPS) for length in lengths]
+    told = "all products"
+    check_flat(told, lambda which, number: peak(rasters[which], tmp_path / f"{which}_{number}.tif", "2", "all"))
+
+
 def test_nor_where_it_is_scored(tmp_path: Path) -> None:
     rasters, truths = [], []
     for length in (30_000, 120_000):

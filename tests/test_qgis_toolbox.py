@@ -180,6 +180,7 @@ def roofs(path: Path) -> Path:
     return write_raster(path, values, transform=north_up(0.3))
 
 
+@pytest.mark.slow
 def test_the_toolbox_predicts_and_vectorizes(tmp_path: Path, qgis: Path) -> None:
     seen = run_in_qgis(RUN, SCRIPT, roofs(tmp_path / "image.tif"), tmp_path, profile=qgis)
     rounds = [f"gimseg:correct_{verb}" for verb in CORRECTIONS]

@@ -58,6 +58,7 @@ boxes = st.tuples(st.integers(0, SHAPE[0] - 2), st.integers(0, SHAPE[1] - 2), st
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(boxes, st.booleans(), st.sampled_from([16, 50, 2048]))
+@pytest.mark.slow
 def test_new_ground_is_that_of_a_full_prediction_and_all_else_is_as_it_was(
     tmp_path_factory: pytest.TempPathFactory, box: tuple[int, int, int, int], blend: bool, block: int
 ) -> None:
@@ -82,6 +83,7 @@ def test_new_ground_is_that_of_a_full_prediction_and_all_else_is_as_it_was(
         assert np.array_equal(put, np.where(renewed, other, one))
 
 
+@pytest.mark.slow
 def test_polygons_of_both_are_those_of_the_mask_and_keep_what_was_said_of_them(image: Path, tmp_path: Path) -> None:
     asked = area(tmp_path / "area.fgb", (60, 80, 90, 110))
     made(tmp_path / "old", image, networks(0), "m.tif", *FAMILIES)

@@ -81,6 +81,7 @@ def test_what_is_there_already_is_not_predicted_again(reported: tuple[Project, R
     assert [path.stat().st_mtime_ns for path in (correction.before, correction.after)] == times
 
 
+@pytest.mark.slow
 def test_the_rest_can_be_left_alone_and_a_new_model_makes_a_new_report(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project", segments=())
     correction = project.correction("bad")

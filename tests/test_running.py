@@ -117,6 +117,7 @@ def test_two_processes_share_the_blocks_and_give_the_same_bytes(tmp_path: Path) 
         Predictor(given, device="cpu,meta")
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_is_reported_and_what_is_finished_stays(tmp_path: Path) -> None:
     raster = write_raster(tmp_path / "image.tif", noise((200, 150)))
     predictor = Predictor(brightness_model(), device="cpu,cpu")
@@ -169,6 +170,7 @@ def test_out_of_memory_for_the_smallest_window_is_an_error_with_numbers(tmp_path
     assert not (tmp_path / "mask.tif").exists()
 
 
+@pytest.mark.slow
 def test_processes_that_run_out_of_memory_go_on_with_less_too(tmp_path: Path) -> None:
     raster = write_raster(tmp_path / "image.tif", noise((120, 150)))
     given = model(Hungry(4, 2 * 40 * 40), mean=(127.0,), std=(70.0,), halo=4)

@@ -89,6 +89,7 @@ def test_a_sweep_that_is_wrong_is_told_before_any_training(world: Path, text: st
         read_sweep(world / "wrong.toml")
 
 
+@pytest.mark.slow
 def test_a_sweep_ranks_goes_on_and_leaves_what_is_finished(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (world / "sweep.toml").write_text(SWEEP.replace("0.001, 0.003", "0.003"))
     assert run("sweep", world / "sweep.toml", "-o", world / "runs", "--quiet") == 0
@@ -113,6 +114,7 @@ def test_a_sweep_ranks_goes_on_and_leaves_what_is_finished(world: Path, capsys: 
         run_sweep(read_sweep(world / "sweep.toml"), world / "runs")
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_does_not_stop_the_others(world: Path) -> None:
     text = 'data = "data.toml"\n[training]\nepochs = 1\n[[run]]\nname = "bad"\nwindow = 70\n[[run]]\nname = "good"\n'
     (world / "sweep.toml").write_text(text)
@@ -122,6 +124,7 @@ def test_a_run_that_fails_does_not_stop_the_others(world: Path) -> None:
     assert "`bad` failed" in (world / "runs" / "ranking.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_runs_are_compared_in_settings_scores_and_curves(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,6 +152,7 @@ def test_runs_are_compared_in_settings_scores_and_curves(
         compare([tmp_path / "one"], output=tmp_path / "c.csv")
 
 
+@pytest.mark.slow
 def test_a_training_that_is_not_finished_is_compared_too(world: Path, tmp_path: Path) -> None:
     quick = replace(QUICK, epochs=2, windows_per_epoch=16, exemplars=0)
     work = tmp_path / "kept"
@@ -165,6 +169,7 @@ def test_a_training_that_is_not_finished_is_compared_too(world: Path, tmp_path: 
         read_run(tmp_path / "nothing")
 
 
+@pytest.mark.slow
 def test_train_takes_settings_from_files_and_looks_for_a_rate(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

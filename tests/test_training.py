@@ -75,6 +75,7 @@ def test_it_learns_a_scene_and_leaves_a_whole_folder(tmp_path: Path) -> None:
     assert Model.load(tmp_path / "model" / "last").recipe.halo == recipe.halo
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_model(tmp_path: Path) -> None:
     settings = replace(QUICK, epochs=1, windows_per_epoch=16, precision="float32")
     world = squares_world(tmp_path)
@@ -144,6 +145,7 @@ def test_optimisers_and_schedules_run(tmp_path: Path, schedule: str, optimiser: 
     assert train(squares_world(tmp_path), tmp_path / "m", settings=settings).recipe.window >= 64
 
 
+@pytest.mark.slow
 def test_an_encoder_without_a_rate_stays_as_it_was(tmp_path: Path) -> None:
     settings = replace(QUICK, epochs=1, windows_per_epoch=16, averaging=0.0, exemplars=0, gradient_clip=1.0)
     world = squares_world(tmp_path)
@@ -163,6 +165,7 @@ def weights_of(network: torch.nn.Module, part: str) -> torch.Tensor:
     return torch.cat([weight.detach().flatten() for weight in getattr(network, part).parameters()])
 
 
+@pytest.mark.slow
 def test_training_starts_from_the_weights_of_a_file(tmp_path: Path) -> None:
     settings = replace(QUICK, epochs=1, windows_per_epoch=8, exemplars=0)
     world = squares_world(tmp_path)
@@ -173,6 +176,7 @@ def test_training_starts_from_the_weights_of_a_file(tmp_path: Path) -> None:
     assert torch.equal(weights_of(second.network, "encoder"), weights_of(first.network, "encoder"))
 
 
+@pytest.mark.slow
 def test_a_clipped_step_is_no_longer_than_asked(tmp_path: Path) -> None:
     """With a clip of next to nothing, plain SGD stays where it began."""
     settings = replace(

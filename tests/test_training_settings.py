@@ -263,12 +263,14 @@ def test_what_was_hard_is_known_after_going_on(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_training_from_points_scores_on_dense_ground(tmp_path: Path) -> None:
     settings = replace(QUICK, points=40, points_by="class", loss="partial_ce", epochs=6, exemplars=0)
     model = train(squares_world(tmp_path), tmp_path / "m", settings=settings)
     assert model.scores["val"]["iou"] > 0.5
 
 
+@pytest.mark.slow
 def test_the_rate_is_found_before_the_loss_goes_to_pieces(tmp_path: Path) -> None:
     settings = replace(QUICK, optimiser="sgd", batch=4, precision="float32")
     scan = find_rate(

@@ -225,12 +225,12 @@ def test_a_frame_is_given_while_it_is_small(mask: Path, tmp_path: Path) -> None:
 
 
 def test_what_a_shapefile_cannot_hold_is_said_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    noise = (np.random.default_rng(0).random((700, 900)) < 0.4).astype(np.uint8)
+    noise = (np.random.default_rng(0).random((300, 400)) < 0.4).astype(np.uint8)
     mask = write_raster(tmp_path / "mask.tif", noise)
     full = vectorize(mask, tmp_path / "out.gpkg").count
     monkeypatch.setattr(vectorization, "_LEAST_PIXELS", 0)
     monkeypatch.setattr(vectorization, "_SAMPLE", 100)
-    monkeypatch.setattr(vector_output, "SHAPEFILE_LIMIT", 1_000_000)
+    monkeypatch.setattr(vector_output, "SHAPEFILE_LIMIT", 250_000)
     monkeypatch.setattr(vectorization, "_write_all", lambda *rest: pytest.fail("work was begun"))
     with pytest.raises(OutputError, match=r"about [\d,]+ features need .*write \.gpkg") as caught:
         vectorize(mask, tmp_path / "out.shp")
@@ -239,7 +239,7 @@ def test_what_a_shapefile_cannot_hold_is_said_before_the_work(tmp_path: Path, mo
     # What is cleaned away takes no room.
     monkeypatch.undo()
     monkeypatch.setattr(vectorization, "_LEAST_PIXELS", 0)
-    monkeypatch.setattr(vector_output, "SHAPEFILE_LIMIT", 1_000_000)
+    monkeypatch.setattr(vector_output, "SHAPEFILE_LIMIT", 250_000)
     assert vectorize(mask, tmp_path / "out.shp", min_area_m2=500).count < full / 100
     long = Legend((LegendClass("x" * 300, 1, "#000000"),))
     with pytest.raises(OutputError, match=r"class has 300 bytes and a Shapefile holds 254: write \.gpkg"):
