@@ -204,12 +204,12 @@ def test_another_model_is_tried_anew(cache_home: Path) -> None:
 
 
 def test_a_damaged_memory_is_no_error_and_is_mended(cache_home: Path) -> None:
-    open_and_listen(1e5)
-    path = cache_home / "backends.json"
-    keys = list(json.loads(path.read_text()))
+    path, keys = cache_home / "backends.json", ["a", "b"]
+    for key in keys:
+        Memory(path).keep(key, [Trial("torch float32", 1.0, 1.0)])
     for damage in (b"{", b"[]", b"\xff\xfe", json.dumps({key: [3] for key in keys}).encode()):
         path.write_bytes(damage)
-        assert [Memory(path).recall(key) for key in keys] == [[]]
+        assert [Memory(path).recall(key) for key in keys] == [[], []]
     assert len(open_and_listen(1e5)[1]) == len(candidates(CPU))
     assert open_and_listen(1e5)[1] == []
 

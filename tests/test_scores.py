@@ -246,6 +246,6 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     for repetition in range(100):
         hits = rng.binomial(100, 0.7, 40)
         tables = [Confusion(np.array([[0, 0], [100 - n, n]])) for n in hits]
-        interval = bootstrap(tables, lambda table: float(table.recall[1]), level=0.9, draws=200, seed=repetition)
+        interval = bootstrap(tables, lambda table: float(table.recall[1]), level=0.9, draws=100, seed=repetition)
         held += interval.low <= 0.7 <= interval.high
     assert 78 <= held <= 98

@@ -151,6 +151,7 @@ def test_deep_supervision_of_one_scale_is_the_loss(tmp_path: Path) -> None:
     assert not torch.equal(network.weight, before) and fit.history[0]["val_iou"] >= 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "options"),
     [
