@@ -18,6 +18,7 @@ import shapely
 from numpy.typing import NDArray
 
 from gimseg.boundary_scores import BoundaryTable
+from gimseg.freed_memory import give_back_freed_memory
 from gimseg.ground import Ground
 from gimseg.labelled_scenes import LabelledScene
 from gimseg.legend import UNLABELLED
@@ -165,6 +166,7 @@ class SceneScorer:
         progress(task, 0, total, "Mpx")
         for block in predictions.blocks(self.scene, self._is_labelled):
             yield block
+            give_back_freed_memory()
             done += block.classes.size / 1e6
             progress(task, done, total, "Mpx")
 
