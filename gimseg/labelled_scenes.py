@@ -140,6 +140,20 @@ class LabelledScene:
         labels[~pixels.valid] = UNLABELLED
         return pixels, labels
 
+    def read_known(self, roi: Roi, split: str | None = None) -> np.ndarray:
+        """The labels of :meth:`read` alone; the image is read only where there are some.
+
+        What was drawn on a large raster is found at the cost of what was drawn.
+        """
+        labels = self.read_labels(roi, split)
+        known = labels != UNLABELLED
+        if known.any():
+            rows, cols = (_extent(known.any(axis)) for axis in (1, 0))
+            top, left = roi[0].start, roi[1].start
+            there = slice(top + rows.start, top + rows.stop), slice(left + cols.start, left + cols.stop)
+            labels[rows, cols][~self.view.read(there).valid] = UNLABELLED
+        return labels
+
     def read_on(self, window: GeoBox, split: str | None = None) -> tuple[Pixels, np.ndarray]:
         """As :meth:`read`, on a small grid of any resolution: pixels from the file, labels burnt on it."""
         pixels = self.raster.on(window).read_alone()
@@ -255,6 +269,12 @@ def _cut(plane: np.ndarray, roi: Roi, fill: float) -> np.ndarray:
     ]
     cut[..., target[0], target[1]] = plane[..., inside[0], inside[1]]
     return cut
+
+
+def _extent(known: np.ndarray) -> slice:
+    """From the first to the last of what is known along an axis."""
+    there = np.flatnonzero(known)
+    return slice(int(there[0]), int(there[-1]) + 1)
 
 
 def _inside(roi: Roi, shape: Sequence[int]) -> Roi:

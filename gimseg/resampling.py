@@ -7,10 +7,14 @@ pixel's place alone.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_array
+
+_REACH = {"bilinear": 1.0, "cubic": 2.0}
+"""Of a filter, in pixels of the coarser of both grids."""
 
 
 @dataclass(frozen=True)
@@ -28,27 +32,37 @@ class Axis:
         """Source coordinates of the target pixels' centres, float64 (length,)."""
         return self.start + self.step * (np.arange(self.length) + 0.5)
 
-    def weights(self, source: int, method: str) -> np.ndarray:
-        """Share of each of `source` pixels in each target pixel: float64 (length, source), rows sum to 1.
+    def weights(self, source: int, method: str) -> csr_array:
+        """Share of each of `source` pixels in each target pixel: sparse float32 (length, source), rows sum to 1.
 
         A filter is widened to the target pixel where that is the larger one.
 
         Example:
-            >>> Axis(0, 2, 2).weights(4, "average")
+            >>> Axis(0, 2, 2).weights(4, "average").toarray()
             array([[0.5, 0.5, 0. , 0. ],
-                   [0. , 0. , 0.5, 0.5]])
+                   [0. , 0. , 0.5, 0.5]], dtype=float32)
         """
         size = abs(self.step)
+        reach = size / 2 if method == "average" else _REACH[method] * max(size, 1.0)
         centres = self.centres()[:, np.newaxis]
+        # Only the few pixels within reach are looked at: a table of all would take longer than the product.
+        pixels = np.floor(centres - reach).astype(np.int64) + np.arange(math.ceil(2 * reach) + 1)
         if method == "average":
-            edges = np.arange(source)
-            low = np.maximum(edges, centres - size / 2)
-            weights = np.maximum(np.minimum(edges + 1, centres + size / 2) - low, 0)
+            low, high = np.maximum(pixels, centres - reach), np.minimum(pixels + 1, centres + reach)
+            weights = np.maximum(high - low, 0)
         else:
-            distance = np.abs(np.arange(source) + 0.5 - centres) / max(size, 1.0)
+            distance = np.abs(pixels + 0.5 - centres) / max(size, 1.0)
             weights = _linear(distance) if method == "bilinear" else _cubic(distance)
+        weights[(pixels < 0) | (pixels >= source)] = 0
         total = weights.sum(axis=1, keepdims=True)
-        return np.divide(weights, total, out=np.zeros_like(weights), where=np.abs(total) > 1e-9)
+        shares = np.divide(weights, total, out=np.zeros_like(weights), where=np.abs(total) > 1e-9)
+        ends = np.arange(self.length + 1) * pixels.shape[1]
+        columns = np.clip(pixels, 0, source - 1)
+        table = csr_array(
+            (shares.astype(np.float32).ravel(), columns.ravel(), ends), shape=(self.length, source), copy=False
+        )
+        table.eliminate_zeros()
+        return table
 
     def nearest(self, source: int) -> np.ndarray:
         """Index of the source pixel under each target pixel's centre, clipped into the source."""
@@ -106,14 +120,14 @@ def _apply(source: np.ndarray, rows: Axis, cols: Axis, method: str, absolute: bo
     """Both axes' weights on float32 (bands, rows, cols)."""
     by_row, by_col = rows.weights(source.shape[1], method), cols.weights(source.shape[2], method)
     if absolute:
-        by_row, by_col = np.abs(by_row), np.abs(by_col)
+        by_row, by_col = abs(by_row), abs(by_col)
     # Sparse products rather than BLAS: a handful of weights a row, one order of summation whatever
     # the machine, and no threads that spin against those of the network.
     middle = _product(by_row, source.transpose(1, 0, 2))
     return np.ascontiguousarray(_product(by_col, middle.transpose(2, 1, 0)).transpose(1, 2, 0))
 
 
-def _product(weights: np.ndarray, source: np.ndarray) -> np.ndarray:
+def _product(weights: csr_array, source: np.ndarray) -> np.ndarray:
     """Weights (n, m) times source (m, ...), float32."""
     flat = np.ascontiguousarray(source).reshape(source.shape[0], -1)
-    return (csr_array(weights.astype(np.float32)) @ flat).reshape(len(weights), *source.shape[1:])
+    return (weights @ flat).reshape(weights.shape[0], *source.shape[1:])

@@ -133,31 +133,35 @@ def layer_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
         return tuple(str(name) for name, geometry in pyogrio.list_layers(_address(path, kind)) if geometry is not None)
 
 
-def read_columns(source: Source, column: str | None, bounds: Bounds | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Geometries, flat, and one attribute of the features that may meet a box.
+def read_columns(
+    source: Source, columns: Sequence[str], bounds: Bounds | None
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Geometries, flat, and attributes of the features that may meet a box.
 
     Args:
         source: what to read.
-        column: attribute; None: none.
+        columns: names of attributes.
         bounds: in the layer's own coordinates; None: all features.
 
     Returns:
-        shapely objects (n,), None where a feature has none, and the attribute's values (n,).
+        shapely objects (n,), None where a feature has none, and the values (n,) of each attribute.
 
     Raises:
         VectorError: the file is damaged.
     """
     if source.kind == "GeoParquet":
-        return _read_parquet(source, column, bounds)
+        return _read_parquet(source, columns, bounds)
     with _readable(source.path, source.kind):
-        _, _, geometries, attributes = pyogrio.raw.read(
+        layer, _, geometries, attributes = pyogrio.raw.read(
             _address(source.path, source.kind),
             layer=source.layer,
-            columns=[] if column is None else [column],
+            columns=list(columns),
             bbox=bounds,
             force_2d=True,
         )
-    return _decode(geometries), None if column is None else np.asarray(attributes[0], object)
+    # They come in the order of the layer, whatever order was asked for.
+    values = dict(zip(layer["fields"], attributes, strict=True))
+    return _decode(geometries), {name: np.asarray(values[name], object) for name in columns}
 
 
 def _decode(geometries: np.ndarray) -> np.ndarray:
@@ -281,7 +285,7 @@ def _describe_parquet(path: str) -> Source:
             f"{path} cannot be read as GeoParquet ({error!r}): write it as GeoParquet 1.0 or later"
         ) from error
     crs = column.get("crs", "OGC:CRS84")
-    frame = _read_geopandas(path, None, None) if metadata.num_rows else None
+    frame = _read_geopandas(path, (), None) if metadata.num_rows else None
     nulls = 0 if frame is None else int(frame.geometry.isna().sum())
     boxes = {name for part in geo["columns"].values() for name, *_ in part.get("covering", {}).get("bbox", {}).values()}
     others = boxes | set(geo["columns"])
@@ -298,10 +302,10 @@ def _describe_parquet(path: str) -> Source:
     )
 
 
-def _read_geopandas(path: str, column: str | None, bounds: Bounds | None) -> geopandas.GeoDataFrame:
+def _read_geopandas(path: str, names: Sequence[str], bounds: Bounds | None) -> geopandas.GeoDataFrame:
     schema = pyarrow.parquet.read_schema(path)
     geo = json.loads(schema.metadata[b"geo"])
-    columns = [geo["primary_column"]] + ([] if column is None else [column])
+    columns = [geo["primary_column"], *names]
     has_boxes = "covering" in geo["columns"][geo["primary_column"]]
     try:
         return geopandas.read_parquet(path, columns=columns, bbox=bounds if has_boxes else None)
@@ -311,11 +315,13 @@ def _read_geopandas(path: str, column: str | None, bounds: Bounds | None) -> geo
         ) from error
 
 
-def _read_parquet(source: Source, column: str | None, bounds: Bounds | None) -> tuple[np.ndarray, np.ndarray | None]:
-    frame = _read_geopandas(source.path, column, bounds)
+def _read_parquet(
+    source: Source, columns: Sequence[str], bounds: Bounds | None
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    frame = _read_geopandas(source.path, columns, bounds)
     geometries = shapely.force_2d(frame.geometry.to_numpy())
-    attributes = None if column is None else frame[column].to_numpy(object)
+    attributes = {name: frame[name].to_numpy(object) for name in columns}
     if bounds is None:
         return geometries, attributes
     meets = shapely.intersects(geometries, shapely.box(*bounds)) | shapely.is_missing(geometries)
-    return geometries[meets], None if attributes is None else attributes[meets]
+    return geometries[meets], {name: values[meets] for name, values in attributes.items()}

@@ -114,7 +114,8 @@ class Layer:
         crs = self._crs_beside(geobox.crs)
         column = self._class_column(legend)
         frame = frame_of(geobox, max(point_radius_m or 0.0, (line_width_m or 0.0) / 2))
-        geometries, attributes = read_columns(self.source, column, widened_bounds(frame, geobox.crs, crs))
+        bounds = widened_bounds(frame, geobox.crs, crs)
+        geometries, attributes = read_columns(self.source, [column] if column else [], bounds)
         counts = Counter(read=len(geometries))
         geometries, kept = without_nothing(geometries, counts)
         geometries, shown = transformed(geometries, crs, geobox.crs, counts)
@@ -125,7 +126,7 @@ class Layer:
         shown = np.flatnonzero(shapely.intersects(geometries, footprint_of(geobox)))
         geometries, kept = geometries[shown], kept[shown]
         counts["used"] = len(geometries)
-        values, unknown = _class_values(None if attributes is None else attributes[kept], len(kept), legend)
+        values, unknown = _class_values(attributes[column][kept] if column else None, len(kept), legend)
         order = np.argsort(_rank(values, legend), kind="stable")
         return Shapes(
             geometries=geometries[order],

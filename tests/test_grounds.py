@@ -6,20 +6,23 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import geopandas
 import numpy as np
 import pytest
+import rasterio
 import shapely
 from networks_for_tests import brightness_model
 from worlds import noise, north_up, write_raster
 
+from gimseg.correction.checking import check_correction
 from gimseg.correction.grounds import drawing_key, fit_dataset, open_ground, open_rasters
 from gimseg.correction.labelling import write_labels
 from gimseg.correction.rounds import Correction, Opening, table_of
 from gimseg.datasets import Dataset
-from gimseg.errors import CorrectionError
+from gimseg.errors import CorrectionError, RasterError
 from gimseg.legend import Legend
 from gimseg.models import Model
 from gimseg.rasters import open_raster
@@ -216,6 +219,42 @@ def test_areas_of_a_dataset_bound_it(tmp_path: Path) -> None:
     geopandas.GeoDataFrame(geometry=[box(10, 10, 50, 50)], crs=UTM).to_file(tmp_path / "aoi.gpkg")
     plane = learned(dataset_correction(tmp_path, aoi_paths=[tmp_path / "aoi.gpkg"]))
     assert (plane != 255).sum() == 1600 and (plane == 1).sum() == 400
+
+
+def damaged_in_the_middle(folder: Path) -> Path:
+    """3072 x 3072 px of which a tile cannot be read, as those of a drive that is failing."""
+    tiles = {"tiled": True, "blockxsize": 128, "blockysize": 128, "compress": "deflate"}
+    place = north_up(1.0, left=LEFT, top=TOP)
+    path = write_raster(folder / "damaged.tif", noise((1, 3072, 3072)), transform=place, **tiles)
+    with rasterio.open(path) as file:
+        start, size = (int(file.get_tag_item(f"BLOCK_{name}_12_12", "TIFF", bidx=1)) for name in ("OFFSET", "SIZE"))
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(bytes(size))
+    return path
+
+
+@pytest.mark.parametrize("as_dataset", [False, True])
+def test_only_ground_near_what_was_drawn_is_read(as_dataset: bool, tmp_path: Path) -> None:
+    path, roof = damaged_in_the_middle(tmp_path), box(25, 105, 45, 125)
+    corners = [box(20, 100, 60, 140), shapely.box(LEFT + 2900, TOP - 3000, LEFT + 2940, TOP - 2960)]
+    made = correction(tmp_path, rasters=[path], aoi=[(c, None) for c in corners], objects=[(roof, "bright")])
+    if as_dataset:
+        layers = [tmp_path / "roofs.gpkg", tmp_path / "areas.gpkg"]
+        for layer, shapes in zip(layers, ([roof], corners), strict=True):
+            geopandas.GeoDataFrame(geometry=shapes, crs=UTM).to_file(layer)
+        dataset = Dataset("bad", 1.0, [path], layers[:1], layers[1:])
+        made = replace(made, rasters=dataset.images, truth=table_of(dataset))
+    whole = open_rasters(made, model().recipe)[0]
+    with pytest.raises(RasterError, match="damaged"):
+        whole.read((slice(1500, 1600), slice(1500, 1600)))
+    assert drawing_key(made)
+    assert check_correction(made, model()).pixels == {"background": 2 * 1600 - 400, "bright": 400}
+    assert len(open_ground(made, model())) == 2
+    write_labels([made], model().recipe)
+    with rasterio.open(made.labels) as file:
+        labels = file.read(1)
+    assert [int((labels == value).sum()) for value in (0, 1)] == [2 * 1600 - 400, 400]
 
 
 def test_a_dataset_of_other_classes_or_with_a_split_is_refused(tmp_path: Path) -> None:

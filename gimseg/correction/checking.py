@@ -16,7 +16,7 @@ from odc.geo.geobox import GeoBox
 from gimseg.correction.changes import Changes, compare_objects, parts_inside
 from gimseg.correction.drawing import AOI, CLASS_FIELD, OBJECTS, POINTS, PREDICTION, Drawing
 from gimseg.correction.findings import Features, Finding, check, read_features, worth_keeping
-from gimseg.correction.grounds import open_rasters
+from gimseg.correction.grounds import drawn_parts, open_rasters
 from gimseg.correction.rounds import Correction
 from gimseg.errors import CorrectionError
 from gimseg.labelled_scenes import LabelledScene
@@ -24,6 +24,7 @@ from gimseg.legend import BACKGROUND, UNLABELLED, Legend
 from gimseg.models import Model
 from gimseg.outputs import staged
 from gimseg.rasters import RasterView, Roi
+from gimseg.tiling import chunks
 from gimseg.vector_formats import find_kind, layer_names
 from gimseg.vectors import Shapes
 
@@ -128,9 +129,10 @@ def _check_dataset(scenes: Sequence[LabelledScene]) -> Checked:
     legend = scenes[0].legend
     counts = np.zeros(256, np.int64)
     for scene in scenes:
-        for top in range(0, scene.shape[0], _BLOCK):
-            strip = (slice(top, min(top + _BLOCK, scene.shape[0])), slice(0, scene.shape[1]))
-            counts += np.bincount(scene.read(strip)[1].ravel(), minlength=256)
+        for part in drawn_parts(scene, margin=0):
+            drawn = scene.crop(part)
+            for roi in chunks(drawn.shape, _BLOCK, _BLOCK):
+                counts += np.bincount(drawn.read_known(roi).ravel(), minlength=256)
     pixels = _named(counts, legend)
     if not sum(pixels.values()):
         findings.append(_whole(_NOTHING, True))

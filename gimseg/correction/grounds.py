@@ -32,6 +32,7 @@ from gimseg.recipes import Recipe
 from gimseg.vector_formats import find_source, layer_names, read_columns
 
 _SAMPLE = 1 << 16
+_COLUMNS = 16
 
 
 def training_window(model: Model) -> int:
@@ -206,9 +207,12 @@ def drawing_key(correction: Correction) -> str:
             digest.update(Path(path).read_bytes())
             continue
         source = find_source(path, layer)
-        for column in source.fields or (None,):
-            geometries, values = read_columns(source, column, None)
-            digest.update(f"{layer} {source.crs} {column} {None if values is None else values.tolist()}".encode())
+        digest.update(f"{layer} {source.crs}".encode())
+        # Some columns at a time: a layer of a whole country may have many.
+        for first in range(0, max(len(source.fields), 1), _COLUMNS):
+            geometries, columns = read_columns(source, source.fields[first : first + _COLUMNS], None)
+            for name, values in columns.items():
+                digest.update(f"{name} {values.tolist()}".encode())
         digest.update(b"".join(shapely.to_wkb(shape) or b"-" for shape in geometries))
     return digest.hexdigest()[:16]
 

@@ -114,7 +114,7 @@ def _labelled(scene: LabelledScene, side: float) -> Counter[Number]:
     rows, cols = scene.shape
     for start in range(0, rows, _STRIP):
         strip = (slice(start, min(start + _STRIP, rows)), slice(0, cols))
-        known = np.argwhere(scene.read(strip)[1] != UNLABELLED)
+        known = np.argwhere(scene.read_known(strip) != UNLABELLED)
         if len(known):
             x, y = blocks.numbers(scene.geobox[strip])
             pairs, counts = np.unique(np.column_stack([x[known[:, 1]], y[known[:, 0]]]), axis=0, return_counts=True)

@@ -45,5 +45,7 @@ def _write(path: Path, scene: LabelledScene, recipe: Recipe) -> None:
                     slice(top, min(top + _BLOCK, scene.shape[0])),
                     slice(left, min(left + _BLOCK, scene.shape[1])),
                 )
-                writer.write(scene.read(roi)[1], roi)
+                labels = scene.read_known(roi)
+                if (labels != UNLABELLED).any():
+                    writer.write(labels, roi)
     os.replace(fresh, path)
