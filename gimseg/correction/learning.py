@@ -38,11 +38,11 @@ from gimseg.training_ground import Ground
 
 LEARNING = Settings(
     loss="ce + focal_tversky",
-    optimiser="adamw",
-    learning_rate=2e-4,
+    optimiser="muon",
+    learning_rate=1e-3,
     weight_decay=0.01,
-    averaging=0.98,
-    epochs=8,
+    averaging=0.95,
+    epochs=4,
     windows_per_epoch=160,
     frozen_statistics=True,
     gradient_clip=5.0,
