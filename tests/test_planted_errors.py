@@ -12,6 +12,7 @@ import rasterio
 from rasterio.features import rasterize
 
 from gimseg import Dataset, Model, correct, evaluate, predict, train
+from gimseg.correction.learning import LEARNING
 from gimseg.layouts import TURF
 from gimseg.scenes import Scene, make_scene, write_scene
 from gimseg.settings import Settings
@@ -20,6 +21,7 @@ SIDE, RESOLUTION = 448, 0.5
 """Of all scenes, px and metres a pixel."""
 AREA = 320
 """Side of what is drawn, px."""
+CORRECTION = replace(LEARNING, optimiser="muon", learning_rate=1e-3, averaging=0.95, epochs=5)
 SETTINGS = Settings(epochs=4, windows_per_epoch=240, window=128, averaging=0.97)
 
 
@@ -80,7 +82,7 @@ def test_missed_roofs_and_false_alarms_are_gone_after_one_correction(tmp_path: P
     # The errors are there: else their absence in the end would tell nothing.
     assert was > 0.7 and before.missed > 0.5 and before.alarms > 0.5
     drawn = replace(bad, aoi_paths=[square(tmp_path, 16, AREA)])
-    done = correct.train(drawn, project=tmp_path, model=tmp_path / "model")
+    done = correct.train(drawn, project=tmp_path, model=tmp_path / "model", settings=CORRECTION)
     after = planted(done.model, other, 15, tmp_path)
     assert after.missed < 0.3 and after.alarms < 0.1
     assert iou(done.model, old) >= was - 0.01

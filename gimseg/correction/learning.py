@@ -38,11 +38,11 @@ from gimseg.training_ground import Ground
 
 LEARNING = Settings(
     loss="ce + focal_tversky",
-    optimiser="muon",
-    learning_rate=1e-3,
+    optimiser="adamw",
+    learning_rate=2e-4,
     weight_decay=0.01,
-    averaging=0.95,
-    epochs=4,
+    averaging=0.98,
+    epochs=8,
     windows_per_epoch=160,
     frozen_statistics=True,
     gradient_clip=5.0,

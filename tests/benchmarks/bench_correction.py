@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import matplotlib.pyplot as plt
@@ -53,6 +54,19 @@ SIDE_M = 150.0
 MOST = 8
 FIRST = replace(SETTINGS, augmentation=MILD, val_share=0.2)
 """How the first model learns: a fifth of its ground is held out, so that forgetting can be seen."""
+
+HURRIED: dict[str, dict[str, Any]] = {
+    "AdamW, rate 4e-4, 4 epochs": {"learning_rate": 4e-4, "averaging": 0.95, "epochs": 4},
+    "Muon, rate 5e-4, 4 epochs": {"optimiser": "muon", "learning_rate": 5e-4, "averaging": 0.95, "epochs": 4},
+    "Muon, rate 1e-3, 4 epochs": {"optimiser": "muon", "learning_rate": 1e-3, "averaging": 0.95, "epochs": 4},
+    "Muon, rate 1e-3, 4 epochs, slow average": {
+        "optimiser": "muon",
+        "learning_rate": 1e-3,
+        "averaging": 0.98,
+        "epochs": 4,
+    },
+}
+"""Other ways to learn in half the time."""
 
 
 @dataclass(frozen=True)
@@ -313,9 +327,12 @@ def experiments(study: Study, seed: int) -> dict[str, Callable[[], None]]:
         found[f"loss {loss}"] = lambda loss=loss, settings=settings: corrected(  # type: ignore[misc]
             f"loss {loss}", seed, 4, settings=settings
         )
-    slow = replace(LEARNING, optimiser="adamw", learning_rate=2e-4, averaging=0.98, epochs=8)
-    found["adamw"] = lambda: corrected("AdamW, rate 2e-4, 8 epochs", seed, 4, settings=slow)
-    for epochs in (1, 2, 8):
+    for name, chosen in HURRIED.items():
+        settings = replace(LEARNING, **chosen)
+        found[name] = lambda name=name, settings=settings: corrected(  # type: ignore[misc]
+            name, seed, 4, settings=settings
+        )
+    for epochs in (1, 2, 4):
         settings = replace(LEARNING, epochs=epochs)
         found[f"epochs {epochs}"] = lambda epochs=epochs, settings=settings: corrected(  # type: ignore[misc]
             f"{epochs} epochs, not {LEARNING.epochs}", seed, 4, settings=settings
