@@ -25,6 +25,7 @@ from odc.geo.geobox import GeoBox
 import gimseg.vector_output
 from gimseg.errors import OutputError, VectorError
 from gimseg.legend import Legend
+from gimseg.vector_formats import find_source, read_columns
 from gimseg.vector_output import check_features
 from gimseg.vectors import Shapes, check_overlap, open_layer, write_features
 
@@ -448,3 +449,13 @@ def test_a_shapefile_without_its_index_is_refused(tmp_path: Path) -> None:
     shutil.move(path.with_suffix(".shx"), tmp_path / "elsewhere")
     with pytest.raises(VectorError, match=r"lacks its \.shx"):
         open_layer(path)
+
+
+@pytest.mark.parametrize("ending", [".gpkg", ".shp", ".parquet"])
+def test_attributes_are_those_that_were_asked_for_in_any_order(ending: str, tmp_path: Path) -> None:
+    path, points = tmp_path / f"layer{ending}", [shapely.Point(1, 2), shapely.Point(3, 4)]
+    frame = gpd.GeoDataFrame({"a": [1, 2], "b": ["x", "y"], "c": [5.5, 6.5]}, geometry=points, crs="EPSG:32633")
+    frame.to_parquet(path) if ending == ".parquet" else frame.to_file(path)
+    geometries, found = read_columns(find_source(str(path)), ["c", "a"], None)
+    assert list(geometries) == points and list(found) == ["c", "a"]
+    assert found["c"].tolist() == [5.5, 6.5] and found["a"].tolist() == [1, 2]
