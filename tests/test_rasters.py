@@ -96,6 +96,37 @@ def test_filters_agree_with_gdal(method: str, step: float) -> None:
     assert np.abs(got - want).max() < 0.01
 
 
+def dense_weights(axis: Axis, source: int, method: str) -> np.ndarray:
+    """The definition: every source pixel's weight in every target pixel, float64 (length, source)."""
+    size, pixels, centres = abs(axis.step), np.arange(source), axis.centres()[:, np.newaxis]
+    if method == "average":
+        low, high = np.maximum(pixels, centres - size / 2), np.minimum(pixels + 1, centres + size / 2)
+        weights = np.maximum(high - low, 0)
+    else:
+        t = np.abs(pixels + 0.5 - centres) / max(size, 1.0)
+        near, far = (1.5 * t - 2.5) * t**2 + 1, ((-0.5 * t + 2.5) * t - 4) * t + 2
+        cubic = np.where(t < 1, near, np.where(t < 2, far, 0))
+        weights = np.maximum(1 - t, 0) if method == "bilinear" else cubic
+    total = weights.sum(axis=1, keepdims=True)
+    return np.divide(weights, total, out=np.zeros_like(weights), where=np.abs(total) > 1e-9)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    method=st.sampled_from(["average", "bilinear", "cubic"]),
+    source=st.integers(1, 200),
+    length=st.integers(1, 80),
+    start=st.one_of(st.floats(-30, 230), st.sampled_from([0.0, 1.0, -3.0])),
+    step=st.one_of(st.floats(0.05, 6), st.sampled_from([0.5, 1.0, 2.0, 3.0])),
+    mirrored=st.booleans(),
+)
+def test_weights_of_the_few_pixels_in_reach_are_those_of_all(
+    method: str, source: int, length: int, start: float, step: float, mirrored: bool
+) -> None:
+    axis = Axis(start, -step if mirrored else step, length)
+    assert np.abs(axis.weights(source, method).toarray() - dense_weights(axis, source, method)).max() < 1e-5
+
+
 # A pixel's value does not depend on the window.
 
 
