@@ -113,6 +113,7 @@ def learning_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ("--windows-per-epoch", int, "Windows, half of them replayed."),
         ("--batch", int, "Windows in a batch."),
         ("--minutes", float, "Most minutes of training."),
+        ("--old-share", float, "Share of the old model's weights in the new one: more forgets less, and learns less."),
         ("--seed", int, "Seed of all that is drawn."),
     ]
     for name, kind, text in reversed(table):
@@ -154,7 +155,7 @@ def train(ids: tuple[str, ...], dataset_files: tuple[str, ...], replay: str | No
 
     if not ids and not dataset_files:
         raise click.UsageError("name a correction (gimseg correct list shows them), or give --dataset FILE.toml")
-    named = ("loss", "learning_rate", "epochs", "windows_per_epoch", "batch", "minutes", "seed")
+    named = ("loss", "learning_rate", "epochs", "windows_per_epoch", "batch", "minutes", "old_share", "seed")
     chosen = {name: value for name in named if (value := given.pop(name)) is not None}
     datasets = [dataset for path in dataset_files for dataset in read_datasets(path)]
     done = run(

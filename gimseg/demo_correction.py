@@ -42,6 +42,7 @@ _QUICK = replace(
     batch=6,
     frozen_statistics=False,
     gradient_clip=0.0,
+    old_share=0.0,
 )
 """Large steps, since the demo is to end within minutes; half of each batch is what was learned before."""
 

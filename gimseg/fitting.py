@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
+from gimseg.batch_parts import parts_alike
 from gimseg.deep_supervision import deep_loss
 from gimseg.hardness import window_losses
 from gimseg.labelled_windows import Sample
@@ -135,7 +136,8 @@ class Fit(LightningModule):
 
     def training_step(self, batch: Sample, batch_index: int) -> dict[str, torch.Tensor]:
         images = batch["image"].contiguous(memory_format=torch.channels_last)
-        loss, logits = deep_loss(self.loss.at(self.share), self.network(images), batch["labels"])
+        weighed = parts_alike(self.loss.at(self.share), batch.get("part"))
+        loss, logits = deep_loss(weighed, self.network(images), batch["labels"])
         if self.teacher is not None:
             loss = loss + self._moved(logits, images, batch)
         self._losses["train"].append(float(loss.detach()))

@@ -53,12 +53,21 @@ Prepare = Callable[[np.random.Generator], tuple[Frame, Finish]]
 
 @dataclass(frozen=True)
 class WindowRequest:
-    """A window to learn from: number of its scene, centre (px), and the seed of its draws."""
+    """A window to learn from.
+
+    Args:
+        scene: number of its scene.
+        row: of its centre, px.
+        col: likewise.
+        seed: of its draws.
+        part: of the batch: each part weighs alike in the loss.
+    """
 
     scene: int
     row: int
     col: int
     seed: int = 0
+    part: int = 0
 
 
 def read_as_is(size: int) -> Prepare:
@@ -75,8 +84,8 @@ class LabelledWindows(torch.utils.data.Dataset):
     """Labelled windows as a torch dataset, for DataLoaders with any number of workers.
 
     A sample is ``{"image": float32 (bands, rows, cols), "valid": bool (rows, cols),
-    "labels": uint8 (rows, cols)}``, or what `prepare` makes of it, and ``"request"``, its
-    number. The same request gives the same sample, in whichever worker.
+    "labels": uint8 (rows, cols)}``, or what `prepare` makes of it, with ``"request"``, its
+    number, and ``"part"``, that of its part of the batch. The same request gives the same sample, in whichever worker.
 
     Args:
         scenes: where windows come from.
@@ -110,4 +119,5 @@ class LabelledWindows(torch.utils.data.Dataset):
             pixels, labels = scene.read(roi, self.split)
         else:
             pixels, labels = scene.read_on(frame.around(scene.geobox, request.row, request.col), self.split)
-        return {**finish(pixels.data, pixels.valid, labels), "request": torch.tensor(index)}
+        numbers = {"request": torch.tensor(index), "part": torch.tensor(request.part)}
+        return {**finish(pixels.data, pixels.valid, labels), **numbers}

@@ -31,7 +31,7 @@ _MANY = sys.float_info.max
 _RANGES: tuple[tuple[tuple[str, ...], float, float, str], ...] = (
     (("epochs", "windows_per_epoch", "window", "batch", "accumulate", "devices"), 1, _MANY, "1 or more"),
     (("learning_rate", "minutes", "resolutions"), _TINY, _MANY, "above 0 and finite"),
-    (("warmup", "averaging", "val_share", "swa", "hard_share"), 0, _BELOW_1, "at least 0 and below 1"),
+    (("warmup", "averaging", "val_share", "swa", "hard_share", "old_share"), 0, _BELOW_1, "at least 0 and below 1"),
     (("object_share", "balance", "class_balance", "empty_share"), 0, 1, "0 to 1"),
     (("encoder_rate", "gradient_clip", "weight_decay", "points", "patience", "exemplars"), 0, _MANY, "0 or more"),
 )
@@ -92,6 +92,8 @@ class Settings:
         normalise: how values are brought to the network: ``model`` (mean and deviation of all
             training ground), ``dataset`` (those of each dataset; a raster that is predicted has its
             own), ``percentile`` (2nd and 98th to -1 and 1), ``none``.
+        old_share: share of the old model's weights in the new one, 0 to below 1; of corrections alone
+            (weight-space ensembles, Wortsman et al. 2022, arXiv 2109.01903: 1 - their alpha).
         resolutions: ground sizes of a pixel that windows are shown at, each as often, in
             the unit of ``spatial_resolution``; empty: that of the datasets.
 
@@ -142,6 +144,7 @@ class Settings:
     devices: int = 1
     tensorboard: bool = False
     normalise: str = "model"
+    old_share: float = 0.0
     resolutions: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ from gimseg import __version__
 from gimseg.augmentation import Augmentation
 from gimseg.balance import count_classes
 from gimseg.datasets import Dataset, Datasets
-from gimseg.errors import OutputError
+from gimseg.errors import OutputError, TrainingError
 from gimseg.exemplars import write_exemplars, write_test_exemplars
 from gimseg.fitting import Fit, Report, draw_history, write_history
 from gimseg.hardness import Hardness
@@ -117,6 +117,8 @@ def begin(datasets: Datasets, settings: Settings, progress: Progress = silent) -
     Raises:
         GimsegError: they do not.
     """
+    if settings.old_share:
+        raise TrainingError("old_share is for corrections: a training that begins anew has no old model, leave it out")
     seed_everything(settings.seed, verbose=False)
     loss = parse_loss(settings.loss).balanced([1] * (len(datasets.legend.classes) + 1))
     for share in (0.0, 1.0):

@@ -28,13 +28,13 @@ from gimseg.correction.grounds import open_ground
 from gimseg.correction.learning import LEARNING, learn
 from gimseg.correction.rounds import Correction, Project
 from gimseg.deployments import Accepted, Deployment
-from gimseg.errors import CorrectionError, ResumeError
+from gimseg.errors import CorrectionError, ResumeError, TrainingError
 from gimseg.models import find_model
 
 LEFT, TOP = TOP_LEFT
 SHORT = replace(LEARNING, epochs=2, windows_per_epoch=16, precision="float32", exemplars=2)
 """Two epochs of two steps."""
-LONGER = replace(SHORT, epochs=3, windows_per_epoch=160, learning_rate=5e-3, averaging=0.9)
+LONGER = replace(SHORT, epochs=6, windows_per_epoch=160)
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +101,29 @@ def test_it_learns_what_was_drawn_and_keeps_what_it_knew(parent: Path, tmp_path:
     assert Project(tmp_path).deployed() is None
 
 
+def clicked(project: Path, parent: Path, count: int = 80) -> Correction:
+    """Points in the upper left of a dark world, half of them on squares."""
+    made = drawn(project, parent=parent)
+    truth = geopandas.read_file(made.gpkg, layer="objects")
+    rng, found = np.random.default_rng(3), {"object": [], "background": []}
+    while min(len(points) for points in found.values()) < count // 2:
+        point = shapely.Point(LEFT + rng.uniform(0, 192), TOP - rng.uniform(0, 192))
+        found["object" if truth.contains(point).any() else "background"].append(point)
+    points = [point for some in found.values() for point in some[: count // 2]]
+    classes = [name for name in found for _ in range(count // 2)]
+    made.gpkg.unlink()
+    geopandas.GeoDataFrame({"class": classes}, geometry=points, crs=UTM).to_file(made.gpkg, layer="points")
+    return made
+
+
+@pytest.mark.slow
+def test_clicks_alone_teach_beside_replayed_windows_that_are_labelled_whole(parent: Path, tmp_path: Path) -> None:
+    old, new = squares_world(tmp_path, seed=5), dark_world(tmp_path, seed=9)
+    done = learn([clicked(tmp_path, parent)], settings=LONGER)
+    assert iou(done.model, new) > iou(parent, new) + 0.3
+    assert iou(done.model, old) > iou(parent, old) - 0.1
+
+
 def test_the_folder_of_the_model_is_whole_and_says_where_it_comes_from(parent: Path, tmp_path: Path) -> None:
     made = drawn(tmp_path, parent=parent)
     done = learn([made], settings=SHORT)
@@ -122,6 +145,25 @@ def test_statistics_of_normalisation_are_the_parents(parent: Path, tmp_path: Pat
     statistics = [name for name in old if "running_" in name]
     assert statistics and all(torch.equal(old[name], new[name]) for name in statistics)
     assert not torch.equal(old["segmentation_head.0.weight"], new["segmentation_head.0.weight"])
+
+
+def test_the_new_weights_lie_between_the_old_and_what_was_learned(parent: Path, tmp_path: Path) -> None:
+    old = Model.load(parent).network.state_dict()
+    shares = (0.0, 0.25)
+    learned, mixed = (
+        learn([drawn(tmp_path / f"{share}", parent=parent)], settings=replace(SHORT, old_share=share)).model.network
+        for share in shares
+    )
+    whole, moved = learned.state_dict(), 0.0
+    for name, weight in mixed.state_dict().items():
+        assert torch.allclose(weight.double(), 0.25 * old[name].double() + 0.75 * whole[name].double(), atol=1e-6), name
+        moved += float((whole[name] - old[name]).abs().sum())
+    assert moved > 0.1
+
+
+def test_a_training_from_the_beginning_has_no_old_share(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="old_share is for corrections"):
+        train(squares_world(tmp_path), tmp_path / "model", settings=replace(QUICK, old_share=0.2))
 
 
 def test_held_out_ground_is_never_learned(parent: Path, tmp_path: Path) -> None:

@@ -92,6 +92,28 @@ def test_two_batches_accumulated_are_one_batch_of_twice_the_size(tmp_path: Path)
     assert torch.allclose(small.network.weight, large.network.weight, atol=1e-6)
 
 
+def test_parts_of_a_batch_weigh_alike_however_much_of_each_is_labelled(tmp_path: Path) -> None:
+    """A step on both is the mean of a step on each; without parts the click would drown."""
+    (batch,) = batches(1, 8)
+    batch["part"] = torch.tensor([0, 1] * 4)
+    batch["labels"][0::2] = 255
+    batch["labels"][2, 4, 4] = 1
+    halves = [{name: plane[number::2] for name, plane in batch.items()} for number in (0, 1)]
+    one, other = (fitted(tmp_path / f"{number}", [half])[1][0] for number, half in enumerate(halves))
+    both = fitted(tmp_path / "both", [batch])[1][0]
+    assert torch.allclose(both, (one + other) / 2, atol=1e-6)
+    drowned = fitted(tmp_path / "drowned", [{**batch, "part": torch.zeros(8, dtype=torch.int64)}])[1][0]
+    assert not torch.allclose(drowned, both, atol=1e-3)
+
+
+def test_a_part_without_labels_takes_no_weight_from_the_other(tmp_path: Path) -> None:
+    (batch,) = batches(1, 8)
+    batch["labels"][1::2] = 255
+    alone = fitted(tmp_path / "alone", [{name: plane[0::2] for name, plane in batch.items()}])[1][0]
+    beside = fitted(tmp_path / "beside", [{**batch, "part": torch.tensor([0, 1] * 4)}])[1][0]
+    assert torch.allclose(alone, beside, atol=1e-6)
+
+
 def test_stochastic_weight_averaging_is_the_mean_of_the_last_stretch(tmp_path: Path) -> None:
     fit, seen = fitted(tmp_path, batches(8, 4), swa=0.5)
     # Steps 4 to 8 have half of the training behind them or more.

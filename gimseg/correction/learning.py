@@ -18,6 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gimseg import __version__
 from gimseg.correction.checking import check_correction
 from gimseg.correction.grounds import drawing_key, training_window
@@ -38,16 +40,17 @@ from gimseg.training_ground import Ground
 
 LEARNING = Settings(
     loss="ce + focal_tversky",
-    optimiser="adamw",
-    learning_rate=2e-4,
+    optimiser="muon",
+    learning_rate=2e-3,
     weight_decay=0.01,
-    averaging=0.98,
-    epochs=8,
+    averaging=0.95,
+    epochs=4,
     windows_per_epoch=160,
     frozen_statistics=True,
     gradient_clip=5.0,
+    old_share=0.3,
 )
-"""How corrections are learned, unless something else is said."""
+"""How corrections are learned, unless something else is said: fast, and then a step back towards the old weights."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,8 @@ def learn(
     """Retrain a model on corrections and leave the new one in the folder of the first.
 
     The deployed model is not touched. A training that was killed goes on from its last
-    epoch when it is started again; edits in between start it anew.
+    epoch when it is started again; edits in between start it anew. The weights that are left lie
+    between those of the old model and those that were learned: see :func:`between`.
 
     Args:
         corrections: of one project.
@@ -116,13 +120,42 @@ def learn(
     windows = CorrectedWindows(parent.recipe, corrected, shown, lesson.settings)
     teacher = parent.network if shown.taught else None
     fit = fit_network(copy.deepcopy(parent.network), windows, work, device, progress, teacher)
-    network = fit.best_network.cpu().float().eval()
+    network = between(parent.network, fit.best_network.cpu().float(), lesson.settings.old_share).eval()
     new = Model(network, parent.recipe, parent.architecture, lesson.provenance(shown, fit.elapsed_s))
     new.save(work / "model", overwrite=True)
     _keep_exemplars(work / "model", parent, shown, lesson.settings, progress)
     write_labels(corrections, parent.recipe)
     _put_in_place(work, first)
     return Learned(first, Model.load(first.model), (*shown.notes, *lesson.notes))
+
+
+def between(old: torch.nn.Module, new: torch.nn.Module, share: float) -> torch.nn.Module:
+    """A network whose weights lie between those of two others: `share` of the old one's, the rest of the new one's.
+
+    Both began alike, so that the loss between them has no ridge: a little of the old one brings
+    back most of what was forgotten, and costs little of what was learned.
+
+    Args:
+        old: the network that training began with.
+        new: what it became; it is not changed.
+        share: 0 to 1.
+
+    Source: Wortsman et al. 2022, Robust fine-tuning of zero-shot models, arXiv 2109.01903, equation 1.
+
+    Example:
+        >>> old, new = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+        >>> _ = old.weight.data.fill_(1), new.weight.data.fill_(3)
+        >>> between(old, new, 0.25).weight.item()
+        2.5
+    """
+    mixed, before = copy.deepcopy(new), old.state_dict()
+    mixed.load_state_dict(
+        {
+            name: after.lerp(before[name].to(after), share) if after.is_floating_point() else after
+            for name, after in new.state_dict().items()
+        }
+    )
+    return mixed
 
 
 class CorrectedWindows(TrainingWindows):

@@ -53,7 +53,8 @@ class Replay:
 class HalfAndHalf:
     """Draws windows by turns from corrected ground and from what was learned before.
 
-    Scenes of the second are numbered after those of the first.
+    Both halves weigh alike in the loss, also where few clicks stand against windows that are
+    labelled whole. Scenes of the second are numbered after those of the first.
     """
 
     corrected: WindowSampler
@@ -63,7 +64,8 @@ class HalfAndHalf:
         """`count` windows, every other one of them replayed; the same seed draws the same, however hard they were."""
         first = self.corrected.draw((count + 1) // 2, seed)
         later = len(self.corrected.surveys)
-        second = [replace(item, scene=item.scene + later) for item in self.replayed.draw(count // 2, seed + 1)]
+        drawn = self.replayed.draw(count // 2, seed + 1)
+        second = [replace(item, scene=item.scene + later, part=1) for item in drawn]
         pairs = [item for pair in zip(first, second, strict=False) for item in pair]
         return (*pairs, *first[len(second) :])
 
