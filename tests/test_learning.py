@@ -34,7 +34,7 @@ from gimseg.models import find_model
 LEFT, TOP = TOP_LEFT
 SHORT = replace(LEARNING, epochs=2, windows_per_epoch=16, precision="float32", exemplars=2)
 """Two epochs of two steps."""
-LONGER = replace(SHORT, epochs=6, windows_per_epoch=160)
+LONGER = replace(SHORT, epochs=6, windows_per_epoch=160, learning_rate=2e-3)
 
 
 @pytest.fixture(scope="module")

@@ -41,14 +41,14 @@ from gimseg.training_ground import Ground
 LEARNING = Settings(
     loss="ce + focal_tversky",
     optimiser="muon",
-    learning_rate=2e-3,
+    learning_rate=1e-3,
     weight_decay=0.01,
     averaging=0.95,
     epochs=4,
     windows_per_epoch=160,
     frozen_statistics=True,
     gradient_clip=5.0,
-    old_share=0.3,
+    old_share=0.2,
 )
 """How corrections are learned, unless something else is said: fast, and then a step back towards the old weights."""
 
