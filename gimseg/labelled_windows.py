@@ -90,7 +90,7 @@ class LabelledWindows(torch.utils.data.Dataset):
     Args:
         scenes: where windows come from.
         requests: windows, in order.
-        prepare: draws what to read and finishes the sample.
+        prepare: draws what to read and finishes the sample; or one of these for each part of the batch.
         split: only ground of this split keeps its labels; None: all.
     """
 
@@ -98,12 +98,12 @@ class LabelledWindows(torch.utils.data.Dataset):
         self,
         scenes: Sequence[LabelledScene],
         requests: Sequence[WindowRequest],
-        prepare: Prepare,
+        prepare: Prepare | Sequence[Prepare],
         split: str | None = None,
     ) -> None:
         self.scenes = tuple(scenes)
         self.requests = tuple(requests)
-        self.prepare = prepare
+        self.prepare = tuple(prepare) if isinstance(prepare, Sequence) else (prepare,)
         self.split = split
 
     def __len__(self) -> int:
@@ -111,7 +111,7 @@ class LabelledWindows(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         request = self.requests[index]
-        frame, finish = self.prepare(np.random.default_rng(request.seed))
+        frame, finish = self.prepare[request.part](np.random.default_rng(request.seed))
         scene = self.scenes[request.scene]
         if frame.zooms == (1.0, 1.0):
             top, left = request.row - frame.shape[0] // 2, request.col - frame.shape[1] // 2

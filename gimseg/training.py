@@ -210,6 +210,8 @@ class TrainingWindows(LightningDataModule):
             settings.hard_share,
         )
         self.hardness = Hardness.unknown(ground.train, settings.window)
+        self.augmentations: tuple[Augmentation | None, ...] = (settings.augmentation,)
+        """How the windows of each part of a batch are varied."""
 
     def train_dataloader(self) -> DataLoader:
         epoch = self.trainer.current_epoch if self.trainer else 0
@@ -217,9 +219,12 @@ class TrainingWindows(LightningDataModule):
         known = {"hardness": self.hardness.weights()} if self.settings.hard_share else {}
         self.requests = self.sampler.draw(self.settings.windows_per_epoch, seed, **known)
         scenes = [item.scene for item in self.ground.train]
-        prepare = training_windows(self.recipe, self.settings.augmentation, self.settings.resolutions)
         split = "train" if any(scene.splits for scene in scenes) else None
-        return self._loader(LabelledWindows(scenes, self.requests, prepare, split))
+        prepares = [
+            training_windows(self.recipe, augmentation, self.settings.resolutions)
+            for augmentation in self.augmentations
+        ]
+        return self._loader(LabelledWindows(scenes, self.requests, prepares, split))
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         if not self.ground.val:

@@ -300,6 +300,14 @@ def test_zoomed_windows_hold_labels_burnt_at_their_own_resolution(world: Path) -
     assert float((sample["labels"] == 1).sum()) == pytest.approx(60 * 60, rel=0.04)
 
 
+def test_each_part_of_a_batch_is_varied_in_its_own_way(world: Path) -> None:
+    (scene,) = dataset(world).scenes()
+    requests = [WindowRequest(0, 40, 50, part=part) for part in (0, 1, 0)]
+    windows = LabelledWindows([scene], requests, [read_as_is(16), read_as_is(24)])
+    assert [len(sample["labels"]) for sample in windows] == [16, 24, 16]
+    assert [int(sample["part"]) for sample in windows] == [0, 1, 0]
+
+
 def test_ignored_ground_is_unlabelled_whatever_else_is_said(world: Path) -> None:
     layer(world / "aoi.gpkg", [square(0, 0, 60)])
     layer(world / "unknown.gpkg", [square(20, 30, 10)], to="EPSG:3857")

@@ -59,6 +59,7 @@ LAYERS = (
     "distance_losses",
     "topology_losses",
     "losses",
+    "batch_parts",
     "deep_supervision",
     "metrics",
     "probability_scores",

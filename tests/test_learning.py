@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,13 @@ from test_training import QUICK, squares_world
 from worlds import TOP_LEFT, UTM, write_raster
 
 from gimseg import Dataset, Model, correct, evaluate, train
+from gimseg.augmentation import Augmentation
 from gimseg.cli import cli, main
 from gimseg.correction.grounds import open_ground
-from gimseg.correction.learning import LEARNING, learn
+from gimseg.correction.learning import LEARNING, CorrectedWindows, learn
+from gimseg.correction.replay import corrected_ground, open_replay
 from gimseg.correction.rounds import Correction, Project
+from gimseg.datasets import Datasets
 from gimseg.deployments import Accepted, Deployment
 from gimseg.errors import CorrectionError, ResumeError, TrainingError
 from gimseg.models import find_model
@@ -192,6 +195,20 @@ def test_original_datasets_are_replayed_and_kept_for_the_next_time(forgetful: Pa
     assert said["divided"] == {"seed": QUICK.seed, "val_share": QUICK.val_share}
 
 
+def test_replayed_windows_are_varied_as_they_were_first(parent: Path, tmp_path: Path) -> None:
+    """And corrected ones as is said now."""
+    own = Augmentation(levelled=0.5, scale=(0.7, 1.5))
+    taught = Model.load(parent)
+    settings = {**taught.provenance["settings"], "augmentation": {**asdict(own), "unheard_of": 1}}
+    elder = replace(taught, provenance={**taught.provenance, "settings": settings})
+    made = [drawn(tmp_path, parent=parent)]
+    for datasets in (None, Datasets((squares_world(tmp_path),))):
+        shown = open_replay(elder, made, (), datasets, replace(SHORT, window=QUICK.window))
+        assert shown.augmentation == own
+    windows = CorrectedWindows(elder.recipe, corrected_ground(made, elder), shown, replace(SHORT, window=QUICK.window))
+    assert windows.augmentations == (SHORT.augmentation, own)
+
+
 def test_without_old_data_the_old_answers_are_kept_and_it_says_so(forgetful: Path, tmp_path: Path) -> None:
     done = learn([drawn(tmp_path, side=96, parent=forgetful)], settings=SHORT)
     assert "old answers kept" in done.model.provenance["replay"]
@@ -210,8 +227,11 @@ def test_what_was_accepted_before_is_learned_again(parent: Path, tmp_path: Path)
     learn([first], settings=SHORT)
     history = (Accepted("one", "one/model", "2026-11-21T16:00:00+00:00"),)
     Deployment("one/model", history).write(first.project.rounds)
-    done = learn([second], settings=SHORT)
+    done = learn([second], settings=replace(SHORT, augmentation=Augmentation.none()))
     said = done.model.provenance
+    assert (
+        said["varied"] == Model.load(parent).provenance["settings"]["augmentation"] != said["settings"]["augmentation"]
+    )
     assert said["parent"]["folder"] == "corrections/one/model"
     assert (said["learned"], said["corrections"]) == (["second"], ["one", "second"])
     assert "1 earlier correction" in said["replay"]

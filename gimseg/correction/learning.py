@@ -24,7 +24,7 @@ from gimseg import __version__
 from gimseg.correction.checking import check_correction
 from gimseg.correction.grounds import drawing_key, training_window
 from gimseg.correction.labelling import write_labels
-from gimseg.correction.replay import HalfAndHalf, Replay, corrected_ground, open_replay
+from gimseg.correction.replay import HalfAndHalf, Replay, corrected_ground, first_augmentation, open_replay
 from gimseg.correction.rounds import Correction
 from gimseg.datasets import Datasets
 from gimseg.deployments import BUILTIN
@@ -171,6 +171,7 @@ class CorrectedWindows(TrainingWindows):
             if surveys
         )
         self.sampler = HalfAndHalf(first, second[0]) if second else first
+        self.augmentations = (settings.augmentation, replay.augmentation or settings.augmentation)
 
 
 @dataclass(frozen=True)
@@ -261,6 +262,7 @@ class Lesson:
             "unguarded": [*shown.notes, *self.notes],
             "data": self._data,
             "divided": {name: divided[name] for name in ("seed", "val_share") if name in divided},
+            "varied": first_augmentation(self.parent),
             "settings": json.loads(json.dumps(asdict(self.settings), default=str)),
             "training_seconds": round(seconds),
         }

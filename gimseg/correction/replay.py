@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from gimseg.augmentation import Augmentation
 from gimseg.correction.grounds import drawn_parts, open_ground, open_rasters
 from gimseg.correction.rounds import Correction
 from gimseg.datasets import Datasets
@@ -20,6 +22,7 @@ from gimseg.models import Model
 from gimseg.progress import Progress, silent
 from gimseg.sampling import Survey, WindowSampler, survey
 from gimseg.settings import Settings
+from gimseg.settings_files import settings_from
 from gimseg.training_ground import in_memory, survey_ground
 
 _TAUGHT = 24
@@ -38,6 +41,7 @@ class Replay:
         taught: the old model's answer is kept on windows without labels.
         held_out: ground of the original datasets that was never learned.
         from_datasets: the original datasets were given.
+        augmentation: how its windows are varied; None: as those of what was corrected.
         notes: what could not be guarded.
     """
 
@@ -46,6 +50,7 @@ class Replay:
     taught: bool = False
     held_out: tuple[Survey, ...] = ()
     from_datasets: bool = False
+    augmentation: Augmentation | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -97,12 +102,14 @@ def open_replay(
         ground = survey_ground(fit_datasets(datasets, model), _as_trained(settings, model), progress)
         names = ", ".join(item.tag for item in datasets)
         told = f"half of each batch from the datasets {names}{also}"
-        return Replay((*ground.train, *again), told, held_out=ground.val, from_datasets=True)
+        return Replay(
+            (*ground.train, *again), told, held_out=ground.val, from_datasets=True, augmentation=_as_first_varied(model)
+        )
     kept = read_exemplars(Path(model.folder or "") / EXEMPLARS, model.recipe) if model.folder else None
     if kept is not None:
         ground = survey_ground(kept, replace(settings, val_share=0.0))
         told = f"half of each batch from {len(kept)} windows that the model keeps{also}"
-        return Replay((*ground.train, *again), told)
+        return Replay((*ground.train, *again), told, augmentation=_as_first_varied(model))
     return _taught(model, corrections, again, also, settings)
 
 
@@ -146,6 +153,23 @@ def _as_trained(settings: Settings, model: Model) -> Settings:
         seed=int(was.get("seed", settings.seed)),
         normalise="dataset" if model.recipe.own_levels else settings.normalise,
     )
+
+
+def first_augmentation(model: Model) -> Mapping[str, Any] | None:
+    """How windows were varied when the model first learned, as plain values; None: not at all, or nobody knows."""
+    was = model.provenance
+    found: Mapping[str, Any] | None = was.get("varied", was.get("settings", {}).get("augmentation"))
+    return found
+
+
+def _as_first_varied(model: Model) -> Augmentation | None:
+    """Old ground is varied as it was first: varied less it is learned by heart, and what else was known is lost."""
+    found = first_augmentation(model)
+    if found is None:
+        return None
+    # Another version of gimseg may have varied in ways that this one does not know.
+    known = {item.name for item in fields(Augmentation)}
+    return settings_from({"augmentation": {name: found[name] for name in known & set(found)}}).augmentation
 
 
 def _taught(
