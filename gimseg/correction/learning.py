@@ -132,15 +132,15 @@ def learn(
 def between(old: torch.nn.Module, new: torch.nn.Module, share: float) -> torch.nn.Module:
     """A network whose weights lie between those of two others: `share` of the old one's, the rest of the new one's.
 
-    Both began alike, so that the loss between them has no ridge: a little of the old one brings
-    back most of what was forgotten, and costs little of what was learned.
+    The new one began as the old one, and it did not go far: between them lie networks that know
+    some of what was forgotten again, and still most of what was learned.
 
     Args:
         old: the network that training began with.
         new: what it became; it is not changed.
         share: 0 to 1.
 
-    Source: Wortsman et al. 2022, Robust fine-tuning of zero-shot models, arXiv 2109.01903, equation 1.
+    Source: Wortsman et al. 2022, Robust fine-tuning of zero-shot models, arXiv 2109.01903.
 
     Example:
         >>> old, new = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)

@@ -163,7 +163,7 @@ def first_augmentation(model: Model) -> Mapping[str, Any] | None:
 
 
 def _as_first_varied(model: Model) -> Augmentation | None:
-    """Old ground is varied as it was first: varied less it is learned by heart, and what else was known is lost."""
+    """Old ground is varied as it was first: it is shown again, not taught in another way."""
     found = first_augmentation(model)
     if found is None:
         return None
