@@ -16,6 +16,9 @@ from gimseg.raster_files import RasterFile
 from gimseg.rasters import Pixels, Raster, RasterView, Roi
 from gimseg.vectors import Shapes
 
+_MARGIN = 64
+"""Of a file's pixels around a scene: what resampling to coarser grids needs."""
+
 
 class Holdout(Protocol):
     """Says which ground belongs to which split, where the datasets do not say it."""
@@ -213,11 +216,15 @@ class LabelledScene:
             with_file: the file's native pixels too, for :meth:`read_on`.
         """
         held = {item.name: getattr(self, item.name) for item in fields(LabelledScene)}
-        if with_file:
-            file = self.raster.file
-            holds = isinstance(file, RasterFile | LevelledFile)
-            held["raster"] = replace(self.raster, file=file.in_memory() if holds else file)  # type: ignore[attr-defined]
+        file = self.raster.file
+        if with_file and isinstance(file, RasterFile | LevelledFile):
+            held["raster"] = replace(self.raster, file=file.in_memory(self.native_part))
         return MemoryScene(**held)
+
+    @property
+    def native_part(self) -> Roi:
+        """Rows and columns of the raster's file that windows of the scene show, at any of the usual resolutions."""
+        return self.view.source(margin=_MARGIN)
 
 
 @dataclass(frozen=True)

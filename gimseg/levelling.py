@@ -123,9 +123,9 @@ class LevelledFile:
         """Whether there is anything to read from, damaged or not."""
         return self.file.is_there()
 
-    def in_memory(self) -> LevelledFile:
-        """The same with all native pixels of a file held in memory."""
-        return replace(self, file=self.file.in_memory()) if isinstance(self.file, RasterFile) else self
+    def in_memory(self, part: Roi) -> LevelledFile:
+        """The same with the native pixels of a part of a file held in memory."""
+        return replace(self, file=self.file.in_memory(part)) if isinstance(self.file, RasterFile) else self
 
 
 def measure(view: RasterView, *, lenient: bool = False) -> BandSums:

@@ -218,14 +218,18 @@ class RasterFile:
         values[:, ~valid] = 0
         return Pixels(values, valid)
 
-    def in_memory(self) -> MemoryFile:
-        """The same file with all its native pixels held in memory.
+    def in_memory(self, part: Roi) -> MemoryFile:
+        """The same file with the native pixels of a part held in memory; others are still read from it.
+
+        Args:
+            part: rows and columns within the file.
 
         Raises:
-            RasterError: it cannot be read.
+            RasterError: they cannot be read.
         """
-        held = self.read((slice(0, self.shape[0]), slice(0, self.shape[1])))
-        return MemoryFile(**{item.name: getattr(self, item.name) for item in fields(RasterFile)}, held=held)
+        corner = part[0].start, part[1].start
+        held = {item.name: getattr(self, item.name) for item in fields(RasterFile)}
+        return MemoryFile(**held, held=self.read(part), corner=corner)
 
     def _declared_valid(self, dataset: Any, window: Window, values: np.ndarray) -> np.ndarray:
         """What nodata, NaN, alpha band and mask say of `values` (bands, then alpha if there is one)."""
@@ -253,16 +257,23 @@ class RasterFile:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MemoryFile(RasterFile):
-    """A RasterFile that was read once.
+    """A RasterFile of which a part was read once.
 
     Attributes:
-        held: all of its pixels.
+        held: the pixels of that part.
+        corner: its first row and column.
     """
 
     held: Pixels
+    corner: tuple[int, int]
 
     def _read_inside(self, window: Window) -> Pixels:
-        (top, bottom), (left, right) = window.toranges()
+        (top, bottom), (left, right) = (
+            (start - first, stop - first) for (start, stop), first in zip(window.toranges(), self.corner, strict=True)
+        )
+        rows, cols = self.held.valid.shape
+        if min(top, left) < 0 or bottom > rows or right > cols:
+            return super()._read_inside(window)
         return Pixels(self.held.data[:, top:bottom, left:right].copy(), self.held.valid[top:bottom, left:right].copy())
 
 

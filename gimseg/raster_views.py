@@ -127,6 +127,22 @@ class RasterView:
         window = self._to_source.source_of(roi, self.file.shape)
         return window is None or self.file.is_empty(window)
 
+    def source(self, margin: int = 0) -> Roi:
+        """The part of the file that the grid lies on: rows and columns; empty where it lies beside it.
+
+        Args:
+            margin: ground around it, px of the file.
+        """
+        rows, cols = self.shape
+        found = self._to_source.source_of((slice(0, rows), slice(0, cols)), self.file.shape)
+        if found is None:
+            return slice(0, 0), slice(0, 0)
+        down, across = (
+            slice(max(part.start - margin, 0), min(part.stop + margin, length))
+            for part, length in zip(found, self.file.shape, strict=True)
+        )
+        return down, across
+
     def read_values(self, roi: Roi) -> Pixels:
         """As :meth:`read`, in the file's own data type, each pixel the nearest of the file: for labels."""
         return self._read(roi, "nearest", self.file.dtype)

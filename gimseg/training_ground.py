@@ -88,10 +88,16 @@ def in_memory(scenes: Sequence[LabelledScene], *, zoomed: bool) -> tuple[Labelle
         zoomed: windows are read at other resolutions too, from the files' own pixels.
     """
     planes = sum(math.prod(scene.shape) * (4 * len(scene.raster.bands) + 4) for scene in scenes)
-    rasters = [scene.raster for scene in scenes]
-    native = sum(math.prod(file.shape) * (np.dtype(file.dtype).itemsize * len(file.bands) + 1) for file in rasters)
+    native = sum(_native_bytes(scene) for scene in scenes) if zoomed else 0
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 4 << 30
     if planes > _MEMORY_SHARE * memory:
         return tuple(scenes)
     with_file = zoomed and planes + native < _MEMORY_SHARE * memory
     return tuple(scene.in_memory(with_file=with_file) for scene in scenes)
+
+
+def _native_bytes(scene: LabelledScene) -> int:
+    """Of the pixels of a scene's file that its windows show, and of their validity."""
+    raster = scene.raster
+    pixels = math.prod(part.stop - part.start for part in scene.native_part)
+    return pixels * (np.dtype(raster.dtype).itemsize * len(raster.bands) + 1)

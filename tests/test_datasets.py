@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import geopandas
@@ -249,6 +250,27 @@ def test_a_frame_of_any_zoom_is_what_that_grid_holds(world: Path, zoom: float) -
     np.testing.assert_array_equal(held.data, pixels.data)
     np.testing.assert_array_equal(labels, also)
     assert set(np.unique(labels[pixels.valid])) <= {0, 1} and (labels[~pixels.valid] == 255).all()
+
+
+@pytest.mark.parametrize("zoom", [0.5, 0.8, 1.3, 2.9])
+@pytest.mark.parametrize("to", [UTM, "EPSG:3857"])
+def test_of_a_part_of_a_raster_no_more_is_held_than_its_windows_show(tmp_path: Path, zoom: float, to: str) -> None:
+    """What was drawn on a raster of any size costs what was drawn: the file is not read through, nor read again."""
+    write_raster(tmp_path / "image.tif", noise((3, 600, 700)))
+    (scene,) = dataset(tmp_path, mask_paths=[]).scenes()
+    whole = replace(scene, view=scene.raster.on(scene.geobox.to_crs(to)))
+    part = whole.crop((slice(200, 330), slice(300, 420)))
+    window = Frame((40, 48), (zoom, zoom)).around(part.geobox, 5, 110)
+    far = whole.geobox[0:60, 0:60]
+    shown, elsewhere = (whole.raster.on(grid).read_alone() for grid in (window, far))
+    held = part.in_memory(with_file=True).raster
+    assert held.file.held.valid.size < 300 * 290  # type: ignore[union-attr]
+    np.testing.assert_array_equal(held.on(far).read_alone().data, elsewhere.data)
+    (tmp_path / "image.tif").unlink()
+    again = held.on(window).read_alone()
+    np.testing.assert_array_equal(again.data, shown.data)
+    np.testing.assert_array_equal(again.valid, shown.valid)
+    assert again.valid.all()
 
 
 def test_a_frame_may_be_finer_along_one_axis(world: Path) -> None:
