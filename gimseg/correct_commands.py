@@ -139,13 +139,14 @@ def learning_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @project_option
 @learning_options
 @device_option
-@click.option("--restart", is_flag=True, help="Throw away the state of a training that did not end.")
+@click.option("--restart", is_flag=True, help="Learn again, whatever was learned before.")
 @quiet_option
 def train(ids: tuple[str, ...], dataset_files: tuple[str, ...], replay: str | None, quiet: bool, **given: Any) -> None:
     """Retrain the model on corrections IDS, or on --dataset; half of each batch is what it learned before.
 
     The new model is left in the folder of the first correction; the deployed one is not
-    touched. A training that was stopped goes on when it is started again in the same way.
+    touched. A training that was stopped goes on when it is started again in the same way. Where
+    only --old-share is another one than before, nothing is learned again: that takes seconds.
     """
     from dataclasses import replace
 

@@ -164,6 +164,36 @@ def test_the_new_weights_lie_between_the_old_and_what_was_learned(parent: Path, 
     assert moved > 0.1
 
 
+def test_another_share_of_the_old_weights_is_what_training_with_it_leaves(parent: Path, tmp_path: Path) -> None:
+    """And it is found without learning again, until something else is another one, too."""
+    made, steps = drawn(tmp_path / "one", parent=parent), []
+
+    def count(task: str, done: float, total: float, unit: str, note: str = "") -> None:
+        steps.extend([done] if task == "train" else [])
+
+    learn([made], settings=replace(SHORT, old_share=0.2))
+    made.metrics.write_text("of the model before")
+    for share in (0.5, 0.1):
+        found = learn([made], settings=replace(SHORT, old_share=share), progress=count)
+        trained = learn([drawn(tmp_path / f"{share}", parent=parent)], settings=replace(SHORT, old_share=share))
+        weights = trained.model.network.state_dict()
+        for name, weight in found.model.network.state_dict().items():
+            assert torch.allclose(weight.double(), weights[name].double(), atol=1e-6), name
+        assert content(found.correction.model / "exemplars") == content(trained.correction.model / "exemplars")
+        assert found.model.provenance["settings"] == trained.model.provenance["settings"]
+        assert f"{share:g} of the old weights, learned bad before, in" in found.text() and not trained.before
+    assert not steps and not made.metrics.exists()
+    learn([made], settings=replace(SHORT, old_share=0.1), restart=True, progress=count)
+    assert steps and steps[0] == 1
+    steps.clear()
+    learn([made], settings=replace(SHORT, old_share=0.1, seed=5), progress=count)
+    assert steps and steps[0] == 1
+    steps.clear()
+    geopandas.read_file(made.gpkg, layer="objects").iloc[1:].to_file(made.gpkg, layer="objects")
+    learn([made], settings=replace(SHORT, old_share=0.1, seed=5), progress=count)
+    assert steps and steps[0] == 1
+
+
 def test_a_training_from_the_beginning_has_no_old_share(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="old_share is for corrections"):
         train(squares_world(tmp_path), tmp_path / "model", settings=replace(QUICK, old_share=0.2))

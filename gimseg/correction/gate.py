@@ -259,6 +259,8 @@ on more ground
         kept = old.deployed.gain.score >= -TOLERANCE
         told = "no worse" if kept else f"worse by more than {TOLERANCE:g}"
         reasons.append(f"{told} on the old test set: {old.text()}")
+        if not kept:
+            reasons.append("with more of the old weights it forgets less: train it with a larger --old-share")
     return Verdict(better and kept, tuple(reasons), tuple(unguarded))
 
 

@@ -9,12 +9,14 @@ former is to be had, the old model's own answer is kept on ground without labels
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from gimseg.correction.replay import HalfAndHalf, Replay, corrected_ground, firs
 from gimseg.correction.rounds import Correction
 from gimseg.datasets import Datasets
 from gimseg.deployments import BUILTIN
-from gimseg.errors import CorrectionError
+from gimseg.errors import CorrectionError, GimsegError
 from gimseg.exemplars import EXEMPLARS, TEST, write_exemplars, write_test_exemplars
 from gimseg.models import Model, find_model
 from gimseg.progress import Progress, silent
@@ -61,19 +63,20 @@ class Learned:
         correction: that holds the model.
         model: the new model.
         notes: what a person should know.
+        before: it was learned before; only the share of the old weights is another one.
     """
 
     correction: Correction
     model: Model
     notes: tuple[str, ...] = ()
+    before: bool = False
 
     def text(self) -> str:
         """Lines for people."""
         said = self.model.provenance
-        head = (
-            f"{self.correction.model}: learned {', '.join(said['learned'])} in {said['training_seconds']} s; "
-            f"{said['replay']}"
-        )
+        share = f"{said['settings']['old_share']:g} of the old weights, " if self.before else ""
+        learned = f"learned {', '.join(said['learned'])} {'before, ' * self.before}in {said['training_seconds']} s"
+        head = f"{self.correction.model}: {share}{learned}; {said['replay']}"
         return "\n".join([head, *(f"note: {note}" for note in self.notes)])
 
 
@@ -91,7 +94,8 @@ def learn(
 
     The deployed model is not touched. A training that was killed goes on from its last
     epoch when it is started again; edits in between start it anew. The weights that are left lie
-    between those of the old model and those that were learned: see :func:`between`.
+    between those of the old model and those that were learned: see :func:`between`. Where
+    nothing but their share is another one than before, nothing is learned again.
 
     Args:
         corrections: of one project.
@@ -99,7 +103,7 @@ def learn(
         replay: the model's original datasets; None: the windows that it keeps.
         settings: rates, steps and so on; network and window are those of the model.
         device: ``auto``, ``cpu``, ``cuda``.
-        restart: throw away the state of an earlier training that did not end.
+        restart: throw away the state of an earlier training, and learn again in any case.
         progress: told after each step.
 
     Raises:
@@ -114,6 +118,9 @@ def learn(
     lesson = Lesson.of(parent, corrections, replay, replace(settings, window=training_window(parent)))
     work = first.folder / "model.training"
     lesson.open(work, restart=restart)
+    before = None if restart else lesson.learned_in(first.model)
+    if before is not None:
+        return _at_another_share(before, lesson, corrections, work)
     seed_everything(lesson.settings.seed, verbose=False)
     corrected = corrected_ground(corrections, parent, progress)
     shown = open_replay(parent, corrections, lesson.earlier, replay, lesson.settings, progress)
@@ -129,6 +136,26 @@ def learn(
     return Learned(first, Model.load(first.model), (*shown.notes, *lesson.notes))
 
 
+def _at_another_share(known: Model, lesson: Lesson, corrections: Sequence[Correction], work: Path) -> Learned:
+    """What was learned before, with more or less of the old weights."""
+    first, said = corrections[0], known.provenance
+    had, share = said["settings"]["old_share"], lesson.settings.old_share
+    # The old weights' share in `known` is `had` already; a smaller one is found beyond it.
+    network = between(lesson.parent.network, known.network, (share - had) / (1 - had)).eval()
+    told = {
+        **said,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "settings": {**said["settings"], "old_share": share},
+    }
+    shutil.rmtree(work / "model", ignore_errors=True)
+    # With the windows that it keeps.
+    shutil.copytree(first.model, work / "model")
+    Model(network, known.recipe, known.architecture, told).save(work / "model", overwrite=True)
+    write_labels(corrections, lesson.parent.recipe)
+    _put_in_place(work, first)
+    return Learned(first, Model.load(first.model), tuple(said["unguarded"]), before=True)
+
+
 def between(old: torch.nn.Module, new: torch.nn.Module, share: float) -> torch.nn.Module:
     """A network whose weights lie between those of two others: `share` of the old one's, the rest of the new one's.
 
@@ -138,7 +165,7 @@ def between(old: torch.nn.Module, new: torch.nn.Module, share: float) -> torch.n
     Args:
         old: the network that training began with.
         new: what it became; it is not changed.
-        share: 0 to 1.
+        share: 0 to 1; below 0, beyond the new one.
 
     Source: Wortsman et al. 2022, Robust fine-tuning of zero-shot models, arXiv 2109.01903.
 
@@ -229,20 +256,40 @@ class Lesson:
         Raises:
             ResumeError: it is of a training with other settings or datasets.
         """
-        identity = {
-            "parent": self.parent.fingerprint(),
-            "drawings": dict(self.keys),
-            "earlier": dict(self.earlier_keys),
-            "data": self._data,
-            "settings": asdict(self.settings),
-        }
+        identity = self.identity
         # What was drawn since makes another training of it: the state of the old one is of no use any more.
         drawn = ("parent", "drawings", "earlier")
         before = _read_identity(work)
         edited = bool(before) and any(before.get(name) != identity[name] for name in drawn)
         open_work(work, identity, restart=restart or edited)
 
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What makes the training what it is, as plain values: where all of it is alike, so are the weights."""
+        return {
+            "parent": self.parent.fingerprint(),
+            "drawings": dict(self.keys),
+            "earlier": dict(self.earlier_keys),
+            "data": self._data,
+            # How much of the old weights is kept does not matter until all is learned.
+            "settings": asdict(replace(self.settings, old_share=0.0)),
+        }
+
     @property
+    def key(self) -> str:
+        """Changes with the identity: 16 hexadecimal digits."""
+        told = json.dumps([__version__, self.identity], sort_keys=True, default=str)
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+    def learned_in(self, folder: Path) -> Model | None:
+        """The model of a folder, if this is what it learned."""
+        try:
+            found = Model.load(folder)
+        except GimsegError:
+            return None
+        return found if found.provenance.get("lesson") == self.key else None
+
+    @cached_property
     def _data(self) -> dict[str, str]:
         return {} if self.replay is None else fingerprints(self.replay)
 
@@ -263,6 +310,7 @@ class Lesson:
             "data": self._data,
             "divided": {name: divided[name] for name in ("seed", "val_share") if name in divided},
             "varied": first_augmentation(self.parent),
+            "lesson": self.key,
             "settings": json.loads(json.dumps(asdict(self.settings), default=str)),
             "training_seconds": round(seconds),
         }
