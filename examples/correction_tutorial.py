@@ -125,7 +125,7 @@ def synthetic_sites(work: Path) -> Datasets:
     """Two scenes without what is special in the town."""
     made = []
     for seed, style in ((1, "village"), (2, "town")):
-        paths = write_scene(make_scene(seed, (1024, 1024), style=style, border=False), work, style)
+        paths = write_scene(make_scene(seed, (1024, 1024), style=style, border=False), work, f"learned_{style}")
         made.append(Dataset(style, 0.25, [paths.image], [paths.labels], legend=LEGEND))
     return Datasets(tuple(made))
 

@@ -375,16 +375,26 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     timed = (usual | frame.name.str.fullmatch(r"\d epochs?") | frame.name.str.startswith("from scratch")) & (
         frame.areas == 4
     )
+    minutes = frame[timed].assign(minutes=frame.cpu_s / 60)
+    # Seeds differ by more than epochs: only those with which all were run are compared.
+    alike = minutes.groupby("seed").name.nunique() == minutes.name.nunique()
+    minutes = minutes[minutes.seed.map(alike)]
     panels = (
         ("areas of 150 m that were drawn", frame[usual], "areas", "gained"),
         ("clicks", frame[frame.name == "clicks"], "clicks", "gained"),
-        ("minutes of processor time, four areas", frame[timed].assign(minutes=frame.cpu_s / 60), "minutes", "gained"),
+        (f"minutes of processor time, four areas, {minutes.seed.nunique()} seed(s)", minutes, "minutes", "gained"),
         ("areas of 150 m that were drawn", frame[usual], "areas", "lost"),
     )
     figure, axes = plt.subplots(2, 2, figsize=(10, 7), layout="constrained")
     for axis, (label, part, x, y) in zip(axes.flat, panels, strict=True):
         # What was made in one way is one point of the curve, whatever its time was.
-        means = part.groupby(["name", "areas", "clicks"])[[x, y]].mean().sort_values(x)
+        groups = part.groupby(["name", "areas", "clicks"])[[x, y]].mean()
+        if x == "minutes":
+            axis.set_xscale("log")
+            for (name, *_), (at, height) in zip(groups.index, groups.to_numpy(), strict=True):
+                axis.annotate(name, (at, height), (0, -12), textcoords="offset points", fontsize=7, ha="center")
+            axis.margins(0.15)
+        means = groups.reset_index(drop=True).sort_values(x)
         axis.plot(part[x], part[y], ".", color="#2f7fc1", alpha=0.5)
         axis.plot(means[x], means[y], color="#2f7fc1")
         axis.set(xlabel=label, ylabel={"gained": "IoU gained, new town", "lost": "IoU lost, old sites"}[y])
