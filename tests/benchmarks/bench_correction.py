@@ -337,6 +337,9 @@ def experiments(study: Study, seed: int) -> dict[str, Callable[[], None]]:
         found[f"clicks {clicks}"] = lambda clicks=clicks: corrected(  # type: ignore[misc]
             "clicks", seed, 4, clicks=clicks
         )
+        found[f"clicks {clicks}, 0.6 of the old weights"] = lambda clicks=clicks: corrected(  # type: ignore[misc]
+            "clicks, 0.6 of the old weights", seed, 4, clicks=clicks, settings=replace(LEARNING, old_share=0.6)
+        )
     found["scratch"] = lambda: study.from_scratch(seed, 4)
     return found
 
@@ -390,7 +393,10 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         # What was made in one way is one point of the curve, whatever its time was.
         groups = part.groupby(["name", "areas", "clicks"])[[x, y]].mean()
         if x == "minutes":
+            ticks = (1, 2, 5, 10, 20, 40)
             axis.set_xscale("log")
+            axis.set_xticks(ticks, [str(tick) for tick in ticks])
+            axis.minorticks_off()
             for (name, *_), (at, height) in zip(groups.index, groups.to_numpy(), strict=True):
                 axis.annotate(name, (at, height), (0, -12), textcoords="offset points", fontsize=7, ha="center")
             axis.margins(0.15)
