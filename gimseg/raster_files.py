@@ -48,6 +48,11 @@ BLOCK_CACHE_BYTES = 96 * 2**20
 _HANDLES_PER_THREAD = 32
 _LOSSY = ("JPEG", "WEBP", "JXL", "LERC", "JP2")
 
+# Rasters without a place are read and written on purpose; where a place is needed, an error says so. Once and for all:
+# `warnings.catch_warnings` is the process's, not the thread's, so threads that open files, or burn polygons (rasterio
+# uses it there), would undo it for one another.
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+
 
 class Pixels(NamedTuple):
     """Pixels and which of them are valid.
@@ -389,11 +394,7 @@ def open_dataset(path: str, drivers: Collection[str] = frozenset(DRIVERS)) -> An
     candidates = list(drivers) if is_virtual(path) else [find_driver(path, drivers)]
     limit_block_cache()
     # TRUE: sidecars (.msk, .ovr) are asked for by name instead of by listing a folder of a million files.
-    with (
-        rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN=True),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN=True):
         for driver in candidates:
             try:
                 return rasterio.open(path, driver=driver)

@@ -6,7 +6,6 @@ A file appears under its name only once it is complete and has been read back.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +18,6 @@ import rasterio
 import rasterio.shutil
 from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
-from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
 from gimseg.errors import OutputError
@@ -126,7 +124,7 @@ def new_raster(
     profile = _profile(geobox, bands.count, "uint8", bands.nodata)
     with staged(output) as temporary:
         try:
-            with _quiet(), rasterio.open(temporary, "w", **profile, **_FINAL) as dataset:
+            with rasterio.open(temporary, "w", **profile, **_FINAL) as dataset:
                 bands.describe(dataset, tags or {})
                 yield RasterWriter(dataset, output)
             # The mean of class numbers would be another class.
@@ -158,7 +156,7 @@ def write_part(path: str | os.PathLike[str], array: np.ndarray, geobox: GeoBox, 
     profile = _profile(geobox, len(array), array.dtype.name, nodata) | {"compress": "zstd", "zstd_level": 1}
     with staged(path) as temporary:
         try:
-            with _quiet(), rasterio.open(temporary, "w", **profile) as dataset:
+            with rasterio.open(temporary, "w", **profile) as dataset:
                 dataset.write(array)
         except GDAL_ERRORS as error:
             raise OutputError(_write_failure(Path(path), error)) from error
@@ -185,12 +183,6 @@ def _profile(geobox: GeoBox, count: int, dtype: str, nodata: float | None) -> di
         "blockysize": tile,
         "num_threads": min(os.cpu_count() or 1, 4),
     }
-
-
-def _quiet() -> Any:
-    caught = warnings.catch_warnings()
-    warnings.simplefilter("ignore", NotGeoreferencedWarning)
-    return caught
 
 
 def _write_failure(output: Path, error: Exception) -> str:
@@ -232,7 +224,7 @@ def _tile(path: Path) -> int:
 def _check_readable(path: Path, output: Path) -> None:
     """Read every block back: a disk that is full when a file is closed raises nothing."""
     try:
-        with _quiet(), rasterio.open(path, driver="GTiff") as dataset:
+        with rasterio.open(path, driver="GTiff") as dataset:
             for _, window in dataset.block_windows(1):
                 dataset.read(window=window)
     except GDAL_ERRORS as error:

@@ -7,6 +7,8 @@ import os
 import pickle
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -669,3 +671,28 @@ def test_what_was_never_written_is_known_to_be_empty_without_a_read(tmp_path: Pa
     masked = open_raster(write_raster(tmp_path / "masked.tif", image + 1, mask=image > 0)).file
     assert masked.is_empty((slice(64, 256), slice(0, 256)))
     assert not masked.is_empty((slice(0, 256), slice(0, 256)))
+
+
+_THREADS = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from rasterio.features import rasterize
+from gimseg.rasters import open_raster
+
+square = {"type": "Polygon", "coordinates": [[(1, 1), (1, 9), (9, 9), (9, 1), (1, 1)]]}
+
+def work(number):
+    for _ in range(600):
+        rasterize([(square, 1)], (10, 10)) if number % 2 else open_raster(sys.argv[1])
+
+with ThreadPoolExecutor(4) as threads:
+    list(threads.map(work, range(4)))
+"""
+
+
+def test_threads_that_open_and_burn_together_say_nothing_of_rasters_without_a_place(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere.tif"
+    with rasterio.open(path, "w", driver="GTiff", width=8, height=8, count=1, dtype="uint8") as dataset:
+        dataset.write(np.ones((1, 8, 8), np.uint8))
+    run = subprocess.run([sys.executable, "-W", "error", "-c", _THREADS, str(path)], capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")
