@@ -150,3 +150,9 @@ def hold_lock(path: Path, busy: GimsegError) -> IO[str]:
         handle.close()
         raise busy
     return handle
+
+
+def path_from_here(path: str | os.PathLike[str]) -> str:
+    """A path as people read it: relative where it lies in the current folder, otherwise whole."""
+    whole, here = Path(os.path.abspath(path)), Path.cwd()
+    return str(whole.relative_to(here) if whole.is_relative_to(here) else whole)

@@ -423,7 +423,7 @@ def test_usage_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "no corrections yet" in capsys.readouterr().out
 
 
-def test_the_list_shows_states_and_scores(tmp_path: Path) -> None:
+def test_the_list_shows_states_and_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = drawn(tmp_path)
     states = []
     for step in (
@@ -445,3 +445,5 @@ def test_the_list_shows_states_and_scores(tmp_path: Path) -> None:
     assert (states[-1].before, states[-1].after, states[-1].passed, states[-1].deployed) == (0.4, 0.6, True, True)
     text = correct.listed(tmp_path).text()
     assert "0.400 → 0.600" in text and "better" in text and str(made.model) in text
+    monkeypatch.chdir(tmp_path)
+    assert correct.listed().text().endswith(f"deployed model: {Path('corrections/bad/model')}")

@@ -23,6 +23,7 @@ from gimseg.delivery import Delivery
 from gimseg.deployments import PROJECT_FILE, Accepted, Deployment
 from gimseg.errors import CorrectionError, OutputError
 from gimseg.models import find_model
+from gimseg.outputs import path_from_here
 from gimseg.progress import Progress, format_duration, silent
 
 _RECORD, _STAGE, _SAVED, _READY = "accepted.json", ".accepting", "replaced", ".gimseg-ready"
@@ -54,7 +55,7 @@ class Acceptance:
         if self.delivery is not None:
             lines.append(f"predicted again in {format_duration(self.delivery.prediction.seconds)}")
         if self.files:
-            lines.append(f"updated {', '.join(map(str, self.files))}")
+            lines.append(f"updated {', '.join(map(path_from_here, self.files))}")
         elif self.verdict is not None:
             lines.append("no prediction was updated: name what was delivered with --segments, or predict with -m .")
         return "\n".join(lines)

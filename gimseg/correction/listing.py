@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gimseg.correction.rounds import Correction, Project
-from gimseg.deployments import Deployment
+from gimseg.deployments import BUILTIN, Deployment
+from gimseg.outputs import path_from_here
 
 _COLUMNS = ("", "correction", "started", "state", "held-out IoU", "verdict", "model")
 
@@ -80,8 +81,12 @@ class Listing:
         table = [_COLUMNS, *(item.line for item in self.rounds)]
         wide = [max(len(row[column]) for row in table) for column in range(len(_COLUMNS))]
         lines = ["  ".join(cell.ljust(size) for cell, size in zip(row, wide, strict=True)).rstrip() for row in table]
-        model = "nothing accepted yet" if self.deployed is None else f"deployed model: {self.deployed}"
-        return "\n".join([*lines, model])
+        return "\n".join([*lines, self._deployed_text()])
+
+    def _deployed_text(self) -> str:
+        if self.deployed is None:
+            return "nothing accepted yet"
+        return f"deployed model: {self.deployed if self.deployed == BUILTIN else path_from_here(self.deployed)}"
 
 
 def listed(project: str | os.PathLike[str] = ".") -> Listing:
