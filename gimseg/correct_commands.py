@@ -210,6 +210,11 @@ def report(id: str, quiet: bool, **given: Any) -> None:
 @click.option(
     "--aoi", type=click.Path(exists=True), help="Predict again inside these polygons. [default: what was drawn]"
 )
+@click.option(
+    "--test",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Dataset file of what was learned before, for the gate. [default: that of the last report]",
+)
 @click.option("--everywhere", is_flag=True, help="Predict the whole raster again.")
 @click.option("--force", is_flag=True, help="Even though the gate holds the new model back.")
 @polygon_options

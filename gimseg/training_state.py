@@ -49,18 +49,34 @@ def declared(datasets: Datasets) -> dict[str, dict[str, str]]:
 
 
 def fingerprints(datasets: Datasets) -> dict[str, str]:
-    """File name -> size and hash of samples of its content, for every file of the datasets."""
-    found = {}
+    """File name -> size and hash of its content, for every file of the datasets; of images, of samples of it.
+
+    Labels are edited, by a vertex maybe: all of their bytes count.
+    """
+    found: dict[str, str] = {}
     for dataset in datasets:
         for path in (*dataset.images, *dataset.masks, *dataset.aois, *dataset.ignored):
             name = str(path).split("|")[0]
             if not os.path.isfile(name):
                 continue
             size = os.path.getsize(name)
-            digest = hashlib.sha256(str(size).encode())
-            with open(name, "rb") as file:
-                for place in (0, size // 2, max(0, size - 65536)):
-                    file.seek(place)
-                    digest.update(file.read(65536))
-            found[f"{dataset.tag}/{os.path.basename(name)}"] = f"{size} bytes, sha256 {digest.hexdigest()[:16]}"
+            digest = _hash_of_samples(name, size) if path in dataset.images else _hash_of_all(name, size)
+            label = f"{dataset.tag}/{os.path.basename(name)}"
+            # Tiles of several folders may be called alike.
+            label += f" ({path})" * (label in found)
+            found[label] = f"{size} bytes, sha256 {digest}"
     return found
+
+
+def _hash_of_samples(name: str, size: int) -> str:
+    digest = hashlib.sha256(str(size).encode())
+    with open(name, "rb") as file:
+        for place in (0, size // 2, max(0, size - 65536)):
+            file.seek(place)
+            digest.update(file.read(65536))
+    return digest.hexdigest()[:16]
+
+
+def _hash_of_all(name: str, size: int) -> str:
+    with open(name, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.sha256(str(size).encode())).hexdigest()[:16]

@@ -15,7 +15,8 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
-from projects_for_tests import POLYGONS, SEGMENTS, add_correction, box, draw, make_project
+from projects_for_tests import POLYGONS, SEGMENTS, SHAPE, add_correction, box, draw, make_project
+from worlds import UTM
 
 from gimseg.correction.accepting import accept, rollback
 from gimseg.correction.gate import Verdict
@@ -160,6 +161,37 @@ def test_the_gate_holds_a_model_back_unless_it_is_forced(project: Project) -> No
     assert delivered(project) != before
 
 
+def test_the_gate_is_asked_on_the_test_set_of_the_report(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    correction, home = project.correction("bad"), project.folder
+    labels = home / "labels.geojson"
+    gpd.GeoDataFrame(geometry=[box(0, 0, 60, 60)], crs=UTM).to_crs("EPSG:4326").to_file(labels)
+    (home / "old.toml").write_text(
+        '[legend]\nclasses = [{ name = "bright" }]\n[[dataset]]\ntag = "old"\nspatial_resolution = 1.0\n'
+        'image_paths = ["big.tif"]\nmask_paths = ["labels.geojson"]\nsplit = "test"\n'
+    )
+    with pytest.raises(CorrectionError, match="on the old test set"):
+        accept("bad", project=home, test=home / "old.toml", **GIVEN)
+    told = json.loads(correction.metrics.read_text())
+    assert told["old_test_set"]["pixels"] == SHAPE[0] * SHAPE[1] and told["test"] == str(home / "old.toml")
+    passed = {**told, "verdict": Verdict(True, ("better",)).to_dict()}
+    # Asked anew, whatever was said before, where the drawing or the test set was edited; on the same test set.
+    for edit in (
+        lambda: gpd.GeoDataFrame(geometry=[box(0, 0, 60, 61)], crs=UTM).to_crs("EPSG:4326").to_file(labels),
+        lambda: draw(correction.gpkg, [box(40, 60, 100, 140)], [box(50, 70, 60, 91)]),
+    ):
+        edit()
+        write_metrics(correction, passed)
+        with pytest.raises(CorrectionError, match="on the old test set"):
+            accept("bad", project=home, **GIVEN)
+        now = json.loads(correction.metrics.read_text())
+        assert now["test"] == told["test"] and now["old_test_set"] is not None
+        passed = {**now, "verdict": passed["verdict"]}
+    # Where a folder is, or how it is called, changes no verdict.
+    write_metrics(correction, passed)
+    monkeypatch.chdir(home)
+    assert accept("bad", project=".", **GIVEN).id == "bad"
+
+
 def test_what_was_accepted_in_between_is_not_lost_by_chance(project: Project) -> None:
     add_correction(project.folder, "other", project.folder / "parent", 2)
     accept("bad", project=project.folder, force=True, **GIVEN)
@@ -218,7 +250,9 @@ def test_what_cannot_be_updated_is_told_before_anything_changes(project: Project
 RUN = """
     import os, signal, sys
     sys.path.insert(0, {tests!r})
-    from gimseg.correction.accepting import accept, rollback
+    from worlds import UTM
+
+from gimseg.correction.accepting import accept, rollback
     replace, moves = os.replace, 0
     def counted(*given):
         global moves

@@ -87,6 +87,16 @@ def test_a_loss_within_the_tolerance_is_allowed_and_one_beyond_it_is_not() -> No
         assert judge(held, replace(old, deployed=replace(old.deployed, gain=gain))).passed == passed
 
 
+def test_what_earlier_corrections_taught_is_guarded_too() -> None:
+    held, old = scored(0.3, 0.1), scored(0.2, 0.1)
+    kept, lost = scored(0.2, 0.1, seed=3), scored(0.1, 0.3, seed=3)
+    assert judge(held, old, kept).passed
+    verdict = judge(held, old, lost)
+    assert not verdict.passed and "worse by more than 0.01 on what was held out of earlier" in verdict.reasons[2]
+    assert "larger --old-share" in verdict.reasons[-1]
+    assert not judge(held, None, lost).passed
+
+
 def test_what_cannot_be_looked_at_is_said() -> None:
     held = scored(0.3, 0.1)
     alone = judge(held, None)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from worlds import noise, north_up, write_raster
 
 from gimseg.correction.drawing import Drawing
-from gimseg.correction.holding import DrawnBlocks, block_side, hold_out_blocks
+from gimseg.correction.holding import PINS, DrawnBlocks, Pins, block_side, hold_out_blocks, pin_blocks
+from gimseg.errors import CorrectionError
 from gimseg.labelled_scenes import LabelledScene
 from gimseg.legend import Legend
 from gimseg.rasters import open_raster
@@ -112,3 +114,62 @@ def test_blocks_are_told_by_number() -> None:
     x, y = GroundBlocks(32.0, WHOLE).numbers(grid)
     assert x.tolist() == [-2] * 8 + [-1] * 32 + [0] * 32 + [1] * 8
     assert y.tolist() == x[::-1].tolist()
+
+
+def pinned(folder: Path, item: LabelledScene) -> tuple[np.ndarray, ...]:
+    """Learned and held-out ground of a correction that is learned in a project."""
+    pins = pin_blocks(folder, [item], 1.0, 64)
+    assert pins is not None and pins == Pins.read(folder)
+    return tuple(held(hold_out_blocks([item], 1.0, 64, pins)))
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 7)] * 2, *[st.integers(1, 5)] * 2), min_size=2, max_size=4))
+@settings(max_examples=25, deadline=None)
+def test_no_block_ever_changes_sides(boxes: list[tuple[int, int, int, int]]) -> None:
+    """Whatever is drawn later, be it one block upon another, and in whatever order."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        areas = [shapely.box(16 * x, 16 * y, 16 * (x + wide), 16 * (y + high)) for x, y, wide, high in boxes]
+        scenes = [scene(folder / f"{number}.tif", area) for number, area in enumerate(areas)]
+        learned, kept = np.zeros((256, 256), bool), np.zeros((256, 256), bool)
+        for item in scenes:
+            if pin_blocks(folder, [item], 1.0, 64) is None:
+                # Nothing was left to learn: all of it is held out.
+                assert not held(hold_out_blocks([item], 1.0, 64, Pins.read(folder)))[0].any()
+                continue
+            train, val = pinned(folder, item)
+            assert train.any() and not (train & kept).any() and not (val & learned).any()
+            learned, kept = learned | train, kept | val
+        # Nor does it when all are looked at once more.
+        for item in scenes:
+            train, val = held(hold_out_blocks([item], 1.0, 64, Pins.read(folder)))
+            assert not (train & kept).any() and not (val & learned).any()
+
+
+def test_a_block_that_was_learned_is_no_test_of_a_later_correction(tmp_path: Path) -> None:
+    column, row = next((x, y) for x in range(8) for y in range(8) if (x, y) in numbered(tmp_path))
+    small = scene(tmp_path / "a.tif", shapely.box(*(BLOCK * part for part in (column, row, column + 1, row + 1))))
+    large = scene(tmp_path / "b.tif", shapely.box(0, 0, 256, 256))
+    # The draw would hold it out, but it was all that there was.
+    train, val = pinned(tmp_path, small)
+    assert train.any() and not val.any()
+    later, held_out = pinned(tmp_path, large)
+    assert later[train].all() and not held_out[train].any() and held_out.any()
+
+
+def numbered(folder: Path) -> set[tuple[int, int]]:
+    """Blocks that the draw holds out, counted from the upper left corner of the image."""
+    whole = scene(folder / "whole.tif", shapely.box(0, 0, 256, 256))
+    plane = held(hold_out_blocks([whole], 1.0, 64))[1]
+    return {(column, row) for column in range(8) for row in range(8) if plane[BLOCK * row, BLOCK * column]}
+
+
+def test_what_is_pinned_reads_back_and_a_damaged_file_is_told(tmp_path: Path) -> None:
+    assert Pins.read(tmp_path) == Pins()
+    pins = pin_blocks(tmp_path, [scene(tmp_path / "a.tif", shapely.box(0, 0, 128, 128))], 1.0, 64)
+    assert pins is not None and Pins.read(tmp_path) == pins
+    ((key, blocks),) = pins.blocks.items()
+    assert key == "EPSG:32633 32" and len(blocks.also) == 4 and len(blocks.never) == 12
+    (tmp_path / PINS).write_text("{")
+    with pytest.raises(CorrectionError, match="never learned"):
+        Pins.read(tmp_path)

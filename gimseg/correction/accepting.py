@@ -17,7 +17,7 @@ from gimseg.correction.deliveries import Delivered
 from gimseg.correction.gate import Verdict
 from gimseg.correction.grounds import open_rasters
 from gimseg.correction.journal import Move, alone, change
-from gimseg.correction.proof import Models, prove, read_proof, write_metrics
+from gimseg.correction.proof import Models, prove, read_proof, tested_on, write_metrics
 from gimseg.correction.rounds import Correction, Project
 from gimseg.delivery import Delivery
 from gimseg.deployments import PROJECT_FILE, Accepted, Deployment
@@ -68,6 +68,7 @@ def accept(
     raster: str | os.PathLike[str] | None = None,
     segments: Sequence[str | os.PathLike[str]] = (),
     aoi: str | os.PathLike[str] | None = None,
+    test: str | os.PathLike[str] | None = None,
     everywhere: bool = False,
     force: bool = False,
     overwrite: bool = False,
@@ -89,6 +90,8 @@ def accept(
         segments: mask and polygons that were delivered for it; none: those that the
             correction names.
         aoi: predict again inside these polygons, instead of where something was drawn.
+        test: dataset file of what was learned before, for the gate; None: that of the last
+            report, else the test windows that the old model keeps.
         everywhere: predict the whole raster again; inside the polygons of `aoi` alone, if there are any.
         force: even though the gate holds the new model back, or it began with another
             model than the one that the project works with.
@@ -108,7 +111,7 @@ def accept(
         models = Models.of(correction, device)
         before = home.deployment()
         _check_lineage(correction, models, before, force)
-        verdict = _ask_gate(correction, models, progress)
+        verdict = _ask_gate(correction, models, test, progress)
         if not verdict.passed and not force:
             told = verdict.text().replace("\n", "; ")
             raise CorrectionError(f"{told}. --force deploys it all the same")
@@ -236,10 +239,14 @@ def _check_lineage(correction: Correction, models: Models, before: Deployment | 
         )
 
 
-def _ask_gate(correction: Correction, models: Models, progress: Progress) -> Verdict:
-    verdict = read_proof(correction, models)
+def _ask_gate(
+    correction: Correction, models: Models, test: str | os.PathLike[str] | None, progress: Progress
+) -> Verdict:
+    """What the gate says, on the test set that the report was asked on if no other one is given."""
+    test = test if test is not None else tested_on(correction)
+    verdict = read_proof(correction, models, test)
     if verdict is None:
-        proof = prove(correction, models, progress=progress)
+        proof = prove(correction, models, test, progress=progress)
         write_metrics(correction, proof.to_dict(models.after.model))
         verdict = proof.verdict
     return verdict

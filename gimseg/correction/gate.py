@@ -222,12 +222,13 @@ class Verdict:
             raise CorrectionError(f"no verdict can be read ({error!r}): write the report again") from error
 
 
-def judge(held: Scored | None, old: Scored | None) -> Verdict:
+def judge(held: Scored | None, old: Scored | None, earlier: Scored | None = None) -> Verdict:
     """Whether the new model may take the place of the old one.
 
     Args:
         held: on corrected ground that was held out; None where there is none.
         old: on the frozen test set of the old model; None where there is none.
+        earlier: on ground that was held out of earlier corrections; None where there is none.
 
     Example:
         >>> print(judge(None, None).text())
@@ -254,14 +255,19 @@ on more ground
             unguarded.append("luck: one block was held out, which tells of no other")
     if old is None:
         unguarded.append("what was learned before: the old model keeps no test set of its own")
-        kept = True
-    else:
-        kept = old.deployed.gain.score >= -TOLERANCE
-        told = "no worse" if kept else f"worse by more than {TOLERANCE:g}"
-        reasons.append(f"{told} on the old test set: {old.text()}")
-        if not kept:
-            reasons.append("with more of the old weights it forgets less: train it with a larger --old-share")
+    known = {"the old test set": old, "what was held out of earlier corrections": earlier}
+    kept = all([_is_kept(name, scored, reasons) for name, scored in known.items() if scored is not None])
+    if not kept:
+        reasons.append("with more of the old weights it forgets less: train it with a larger --old-share")
     return Verdict(better and kept, tuple(reasons), tuple(unguarded))
+
+
+def _is_kept(name: str, scored: Scored, reasons: list[str]) -> bool:
+    """Whether no more than the tolerance was lost on ground that the old model knew; the reasons say so."""
+    kept = scored.deployed.gain.score >= -TOLERANCE
+    told = "no worse" if kept else f"worse by more than {TOLERANCE:g}"
+    reasons.append(f"{told} on {name}: {scored.text()}")
+    return kept
 
 
 def compare_models(

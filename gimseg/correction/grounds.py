@@ -17,7 +17,7 @@ import shapely
 from odc.geo.geobox import GeoBox
 
 from gimseg.correction.drawing import AOI, CLASS_FIELD, OBJECTS, POINTS, Drawing
-from gimseg.correction.holding import hold_out_blocks
+from gimseg.correction.holding import Pins, hold_out_blocks, pin_blocks
 from gimseg.correction.rounds import Correction
 from gimseg.datasets import Dataset, is_label_raster
 from gimseg.errors import CorrectionError
@@ -54,13 +54,40 @@ def open_ground(correction: Correction, model: Model) -> tuple[LabelledScene, ..
         CorrectionError: nothing was drawn, or classes that the model has not.
         GimsegError: a file cannot be read.
     """
-    window = training_window(model)
+    parts, window = _drawn_scenes(correction, model), training_window(model)
+    return hold_out_blocks(parts, model.recipe.resolution, window, Pins.read(correction.project.rounds))
+
+
+def pin_ground(corrections: Iterable[Correction], model: Model) -> None:
+    """Decide, one correction after the other, which of their blocks are held out: for ever, and for all corrections.
+
+    Args:
+        corrections: of one project, the earliest first.
+        model: that learns them.
+
+    Raises:
+        CorrectionError: all that a correction labels lies on blocks that are held out already.
+        GimsegError: see :func:`open_ground`.
+    """
+    for correction in corrections:
+        scenes = _drawn_scenes(correction, model)
+        pins = pin_blocks(correction.project.rounds, scenes, model.recipe.resolution, training_window(model))
+        if pins is None:
+            raise CorrectionError(
+                f"all that correction {correction.id!r} labels lies on blocks of ground that earlier corrections hold "
+                "out to be scored on, and nothing is learned there: draw on more ground"
+            )
+
+
+def _drawn_scenes(correction: Correction, model: Model) -> list[LabelledScene]:
+    """The drawn parts of the rasters, each with a window around it, undivided."""
+    margin = training_window(model)
     parts = [
-        scene.crop(roi) for scene in open_rasters(correction, model.recipe) for roi in drawn_parts(scene, margin=window)
+        scene.crop(roi) for scene in open_rasters(correction, model.recipe) for roi in drawn_parts(scene, margin=margin)
     ]
     if not parts:
         raise CorrectionError(f"correction {correction.id!r} labels nothing: draw an area of interest or an object")
-    return hold_out_blocks(parts, model.recipe.resolution, window)
+    return parts
 
 
 def open_rasters(correction: Correction, recipe: Recipe) -> tuple[LabelledScene, ...]:

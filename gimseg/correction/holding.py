@@ -1,25 +1,34 @@
 """Which corrected ground is never learned, so that it can tell whether the learning was any good.
 
 Ground is divided into square blocks by map coordinates. Of each group of two by two, one
-is held out, drawn by the numbers of the group alone: nothing that is corrected later
-moves it. So about a quarter is held out, spread evenly.
+is held out, drawn by the numbers of the group alone. So about a quarter is held out, spread
+evenly. Where so little is labelled that the draw leaves one side empty, a block changes
+sides. What was decided of a block when it was first learned, or first held out, is pinned
+in the project, and holds for all corrections that ever touch it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
+import os
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 from odc.geo.geobox import GeoBox
 
+from gimseg.errors import CorrectionError
 from gimseg.labelled_scenes import LabelledScene
 from gimseg.legend import UNLABELLED
+from gimseg.outputs import hold_lock, write_text
 from gimseg.sampling import GroundBlocks
 
+PINS = "blocks.json"
+"""In the folder of all corrections: which blocks are held out, and which were learned."""
 Number = tuple[int, int]
 _SEED = "gimseg corrections"
 _METRES_PER_DEGREE = 111_320.0
@@ -77,35 +86,129 @@ def block_side(geobox: GeoBox, resolution: float, window: int) -> float:
     return side / float(geobox.crs.proj.axis_info[0].unit_conversion_factor or 1.0)
 
 
-def hold_out_blocks(scenes: Iterable[LabelledScene], resolution: float, window: int) -> tuple[LabelledScene, ...]:
+@dataclass(frozen=True)
+class Pins:
+    """What was decided of blocks, for ever.
+
+    Args:
+        blocks: by CRS and side: those that are held out, as ``also``, and those that were learned, as ``never``.
+    """
+
+    blocks: Mapping[str, DrawnBlocks] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike[str]) -> Pins:
+        """Of the folder ``corrections``; none where nothing was learned in it yet.
+
+        Raises:
+            CorrectionError: the file is damaged.
+        """
+        path = Path(folder) / PINS
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+            sides = {key: [_numbers(each[name]) for name in ("held_out", "learned")] for key, each in told.items()}
+        except FileNotFoundError:
+            return cls()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CorrectionError(
+                f"{path} cannot be read ({error!r}): was it edited? It says which ground was never learned; without it "
+                "all models that were corrected here have to be trained again"
+            ) from error
+        return cls({key: DrawnBlocks(*each) for key, each in sides.items()})
+
+    def text(self) -> str:
+        """As it is kept."""
+        told = {
+            key: {"held_out": sorted(each.also), "learned": sorted(each.never)} for key, each in self.blocks.items()
+        }
+        return json.dumps(told, separators=(",", ":")) + "\n"
+
+    def of(self, key: str) -> DrawnBlocks:
+        """Of blocks of one CRS and side."""
+        return self.blocks.get(key, DrawnBlocks())
+
+
+def pin_blocks(
+    folder: str | os.PathLike[str], scenes: Iterable[LabelledScene], resolution: float, window: int
+) -> Pins | None:
+    """Decide of all blocks of a correction that have labels, and keep that in the folder ``corrections``.
+
+    Args:
+        folder: of all corrections.
+        scenes: of one correction.
+        resolution: of the model, m a pixel.
+        window: that the model was trained with, px.
+
+    Returns:
+        all that is decided; None, and nothing is kept, where no block of the correction can be learned any more.
+
+    Raises:
+        CorrectionError: what is kept is damaged, or another process is at it.
+        OutputError: it cannot be written.
+    """
+    folder = Path(folder)
+    busy = CorrectionError(f"another training is dividing its ground in {folder}: start this one again")
+    with hold_lock(folder / f".{PINS}.lock", busy):
+        known = Pins.read(folder)
+        decided, blocks = _decided(tuple(scenes), resolution, window, known), dict(known.blocks)
+        learned = 0
+        for key, (drawn, labelled) in decided.items():
+            held = frozenset(number for number in labelled if number in drawn)
+            was, rest = known.of(key), frozenset(labelled) - held
+            blocks[key] = DrawnBlocks(was.also | held, was.never | rest)
+            learned += len(rest)
+        if not learned:
+            return None
+        pins = Pins(blocks)
+        if pins != known:
+            write_text(folder / PINS, pins.text())
+    return pins
+
+
+def hold_out_blocks(
+    scenes: Iterable[LabelledScene], resolution: float, window: int, pins: Pins | None = None
+) -> tuple[LabelledScene, ...]:
     """Divide the labelled ground of one correction into ``train`` and ``val``.
 
     Where two blocks or more have labels, each side gets one at least: if the draw gave
-    none, the block that is nearest to holding a quarter of the labels.
+    none, the block that is nearest to holding a quarter of the labels. No block that is pinned changes sides.
 
     Args:
         scenes: of one correction; their own splits are not looked at.
         resolution: of the model, m a pixel.
         window: that the model was trained with, px.
+        pins: what was decided of blocks before; None: nothing.
 
     Returns:
         the scenes, each with its holdout.
     """
     scenes = tuple(scenes)
-    sides = [block_side(scene.geobox, resolution, window) for scene in scenes]
+    drawn = _decided(scenes, resolution, window, pins or Pins())
+    divided = []
+    for scene in scenes:
+        side = block_side(scene.geobox, resolution, window)
+        divided.append(replace(scene, holdout=GroundBlocks(side, drawn[_key(scene, side)][0])))
+    return tuple(divided)
+
+
+def _decided(
+    scenes: tuple[LabelledScene, ...], resolution: float, window: int, pins: Pins
+) -> dict[str, tuple[DrawnBlocks, Counter[Number]]]:
+    """By CRS and side: which blocks are held out, and the labelled pixels of each."""
     counts: dict[str, Counter[Number]] = {}
-    for scene, side in zip(scenes, sides, strict=True):
-        counts.setdefault(_crs_of(scene), Counter()).update(_labelled(scene, side))
+    for scene in scenes:
+        side = block_side(scene.geobox, resolution, window)
+        counts.setdefault(_key(scene, side), Counter()).update(_labelled(scene, side))
     total = sum(len(numbers) for numbers in counts.values())
-    drawn = {crs: _settled(numbers, alone=total < 2) for crs, numbers in counts.items()}
-    return tuple(
-        replace(scene, holdout=GroundBlocks(side, drawn[_crs_of(scene)]))
-        for scene, side in zip(scenes, sides, strict=True)
-    )
+    return {key: (_settled(numbers, pins.of(key), alone=total < 2), numbers) for key, numbers in counts.items()}
 
 
-def _crs_of(scene: LabelledScene) -> str:
-    return str(scene.geobox.crs)
+def _key(scene: LabelledScene, side: float) -> str:
+    return f"{scene.geobox.crs} {side:.12g}"
+
+
+def _numbers(pairs: list[list[int]]) -> frozenset[Number]:
+    return frozenset((int(column), int(row)) for column, row in pairs)
 
 
 def _labelled(scene: LabelledScene, side: float) -> Counter[Number]:
@@ -122,14 +225,17 @@ def _labelled(scene: LabelledScene, side: float) -> Counter[Number]:
     return found
 
 
-def _settled(labelled: Counter[Number], *, alone: bool) -> DrawnBlocks:
-    """The drawn blocks, and one more or less where all labels would be on one side."""
-    blocks = DrawnBlocks()
-    held = [number for number in labelled if number in blocks]
+def _settled(labelled: Counter[Number], pinned: DrawnBlocks, *, alone: bool) -> DrawnBlocks:
+    """The drawn blocks, and one more or less where all labels would be on one side, as far as nothing is pinned."""
+    free = frozenset(labelled) - pinned.also - pinned.never
+    held = [number for number in labelled if number in pinned]
     if alone:
-        return DrawnBlocks(never=frozenset(labelled))
-    if len(labelled) < 2 or 0 < len(held) < len(labelled):
-        return blocks
+        return replace(pinned, never=pinned.never | free)
+    if len(labelled) < 2 or 0 < len(held) < len(labelled) or not free:
+        return pinned
     quarter = sum(labelled.values()) / 4
-    one = min(labelled, key=lambda number: (abs(labelled[number] - quarter), number))
-    return DrawnBlocks(also=frozenset({one})) if not held else DrawnBlocks(never=frozenset(set(labelled) - {one}))
+    one = min(free, key=lambda number: (abs(labelled[number] - quarter), number))
+    if not held:
+        return replace(pinned, also=pinned.also | {one})
+    # All are held out: one is enough, and what is pinned stays.
+    return replace(pinned, never=pinned.never | (free - {one} if len(free) == len(labelled) else free))

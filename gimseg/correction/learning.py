@@ -24,7 +24,7 @@ import torch
 
 from gimseg import __version__
 from gimseg.correction.checking import check_correction
-from gimseg.correction.grounds import drawing_key, training_window
+from gimseg.correction.grounds import drawing_key, pin_ground, training_window
 from gimseg.correction.labelling import write_labels
 from gimseg.correction.replay import HalfAndHalf, Replay, corrected_ground, first_augmentation, open_replay
 from gimseg.correction.rounds import Correction
@@ -122,6 +122,7 @@ def learn(
     if before is not None:
         return _at_another_share(before, lesson, corrections, work)
     seed_everything(lesson.settings.seed, verbose=False)
+    pin_ground((*lesson.earlier, *corrections), parent)
     corrected = corrected_ground(corrections, parent, progress)
     shown = open_replay(parent, corrections, lesson.earlier, replay, lesson.settings, progress)
     windows = CorrectedWindows(parent.recipe, corrected, shown, lesson.settings)

@@ -121,10 +121,10 @@ def make_page(
         "correction": str(correction.folder),
         "started": correction.started,
         "rasters": "\n".join(correction.rasters),
-        **{f"model {when}": f"{item['name']}, {item['folder']}, {item['fingerprint']}"
-           for when, item in models.identity().items()},
+        **{f"model {when}": f"{each.model.name}, {each.model.folder}, {each.fingerprint}"
+           for when, each in (("before", models.before), ("after", models.after))},
         "drawing": "\n".join(f"{id} {key}" for id, key in proof.key["drawing"].items()),
-        "old test set": proof.key["test"] or ("none" if proof.old is None else "test windows that the model keeps"),
+        "old test set": proof.test or ("none" if proof.old is None else "test windows that the model keeps"),
     }  # fmt: skip
     head = "accepted by the gate" if proof.verdict.passed else "held back by the gate"
     return Page(f"Correction {correction.id}: {head}", tuple(sections), ", ".join(correction.rasters), told)
@@ -133,7 +133,7 @@ def make_page(
 def _verdict(proof: Proof) -> Iterator[Block]:
     verdict: Verdict = proof.verdict
     items = [("gate", "passed" if verdict.passed else "held back", "the old model stays" * (not verdict.passed))]
-    for name, scored in (("held-out corrected ground", proof.held), ("old test set", proof.old)):
+    for name, scored in proof.grounds.items():
         if scored is None:
             items.append((name, "–", "there is none"))
             continue
@@ -166,7 +166,7 @@ def _scores(proof: Proof, legend: Legend) -> Iterator[Block]:
         Column("blocks", "count", "blocks of ground, or windows, that were drawn for the intervals"),
     )  # fmt: skip
     rows = []
-    for name, scored in (("corrected, held out", proof.held), ("old test set", proof.old)):
+    for name, scored in proof.grounds.items():
         if scored is None:
             continue
         each = [("deployed", scored.measure, scored.deployed)]
@@ -182,8 +182,8 @@ def _scores(proof: Proof, legend: Legend) -> Iterator[Block]:
     yield Paragraph(
         "“Deployed” is the threshold that each model carries; below it stands what the best threshold for that very "
         "ground would give, which flatters both alike. Intervals hold 95 % of the scores from drawing blocks of ground "
-        f"again and again. The gate asks for a gain on the held-out ground and a loss of at most {TOLERANCE:g} IoU on "
-        "the old test set, at the deployed thresholds."
+        f"again and again. The gate asks for a gain on the corrected ground and a loss of at most {TOLERANCE:g} IoU on "
+        "what was held out of earlier corrections and on the old test set, at the deployed thresholds."
     )
     if not legend.is_binary:
         yield _by_class(proof, legend)
@@ -191,7 +191,7 @@ def _scores(proof: Proof, legend: Legend) -> Iterator[Block]:
 
 def _by_class(proof: Proof, legend: Legend) -> Table:
     rows: list[tuple[Any, ...]] = []
-    for name, scored in (("corrected, held out", proof.held), ("old test set", proof.old)):
+    for name, scored in proof.grounds.items():
         if scored is not None:
             pairs = zip(legend.names, scored.before.iou[1:], scored.after.iou[1:], strict=True)
             rows += [(name, item, float(one), float(two), float(two - one)) for item, one, two in pairs]

@@ -22,6 +22,10 @@ from gimseg.models import Model
 from gimseg.outputs import write_text
 from gimseg.progress import Progress, silent
 from gimseg.radiometry import levelled_by_raster
+from gimseg.training_state import declared, fingerprints
+
+HELD, EARLIER, OLD = "corrected, held out", "earlier corrections, held out", "old test set"
+"""Grounds that both models are scored on, as people read of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +36,13 @@ class Models:
         before: the old one.
         after: the new one.
         learned: the corrections that it learned.
+        earlier: corrections that the old one had learned already, of those that are still there.
     """
 
     before: Predictor
     after: Predictor
     learned: tuple[Correction, ...]
+    earlier: tuple[Correction, ...] = ()
 
     @classmethod
     def of(cls, correction: Correction, device: str = "auto") -> Models:
@@ -59,13 +65,16 @@ class Models:
                 f"{before.model.folder} is another model than the one that {correction.model} was trained from "
                 f"({before.fingerprint}, needed is {expected}): train the correction again"
             )
-        learned = [correction.project.correction(id) for id in said.get("learned", [correction.id])]
-        return cls(before, after, tuple(learned))
+        learned = said.get("learned", [correction.id])
+        # What is gone was told when the new model was trained.
+        there = {each.id: each for each in correction.project.corrections()}
+        earlier = [there[id] for id in said.get("corrections", ()) if id in there and id not in learned]
+        return cls(before, after, tuple(correction.project.correction(id) for id in learned), tuple(earlier))
 
     def identity(self) -> dict[str, Any]:
-        """What tells them from others: plain values."""
+        """What tells them from others, wherever their folders are: plain values."""
         return {
-            when: {"name": each.model.name, "folder": str(each.model.folder), "fingerprint": each.fingerprint}
+            when: {"name": each.model.name, "fingerprint": each.fingerprint}
             for when, each in (("before", self.before), ("after", self.after))
         }
 
@@ -84,23 +93,35 @@ class Proof:
 
     Args:
         held: scores on corrected ground that was held out; None where there is none.
+        earlier: scores on ground that was held out of earlier corrections; None where there is none.
         old: scores on the frozen test set; None where there is none.
         verdict: what the gate says.
-        key: changes with the drawing and the models.
+        key: changes with the drawings, the models and the test set.
+        test: dataset file of the test set; None: what the old model keeps.
     """
 
     held: Scored | None
+    earlier: Scored | None
     old: Scored | None
     verdict: Verdict
     key: dict[str, Any]
+    test: str | None = None
+
+    @property
+    def grounds(self) -> dict[str, Scored | None]:
+        """Scores by what the ground is called; that of earlier corrections only where there is any."""
+        earlier = {} if self.earlier is None else {EARLIER: self.earlier}
+        return {HELD: self.held, **earlier, OLD: self.old}
 
     def to_dict(self, model: Model) -> dict[str, Any]:
         """For JSON."""
         legend = model.recipe.legend
         return {
             **self.key,
+            "test": self.test,
             "verdict": self.verdict.to_dict(),
             "held_out": None if self.held is None else self.held.to_dict(legend),
+            "earlier_corrections": None if self.earlier is None else self.earlier.to_dict(legend),
             "old_test_set": None if self.old is None else self.old.to_dict(legend),
         }
 
@@ -124,41 +145,84 @@ def prove(
     Raises:
         GimsegError: a file cannot be read.
     """
-    ground = [scene for each in models.learned for scene in open_ground(each, models.after.model)]
-    held = Scored.of(compare_models(ground, models.before, models.after, "val", progress=progress))
-    scenes, split = _frozen(models, test)
-    old = Scored.of(compare_models(scenes, models.before, models.after, split, progress=progress)) if scenes else None
-    verdict = judge(held, old)
+    def score(scenes: Sequence[LabelledScene], split: str | None) -> Scored | None:
+        return Scored.of(compare_models(scenes, models.before, models.after, split, progress=progress))
+
+    held = score(_ground_of(models.learned, models), "val")
+    earlier = score(_ground_of(models.earlier, models), "val")
+    old = score(*_frozen(models, test))
+    verdict = judge(held, old, earlier)
     # What the training already knew that it could not guard.
     more = tuple(models.after.model.provenance.get("unguarded", ()))
     verdict = replace(verdict, unguarded=(*verdict.unguarded, *more))
-    return Proof(held, old, verdict, proof_key(correction, models, test))
+    given = None if test is None else os.path.abspath(test)
+    return Proof(held, earlier, old, verdict, proof_key(correction, models, test), given)
+
+
+def _ground_of(corrections: Sequence[Correction], models: Models) -> list[LabelledScene]:
+    return [scene for each in corrections for scene in open_ground(each, models.after.model)]
 
 
 def proof_key(correction: Correction, models: Models, test: str | os.PathLike[str] | None = None) -> dict[str, Any]:
-    """What scores depend on: plain values."""
+    """What scores depend on, by content: plain values.
+
+    Raises:
+        GimsegError: a file of the test set, or of a correction, cannot be read.
+    """
     return {
         "correction": correction.id,
         "drawing": {each.id: drawing_key(each) for each in models.learned},
+        "earlier": {each.id: drawing_key(each) for each in models.earlier},
         "models": models.identity(),
-        "test": None if test is None else os.path.abspath(test),
+        "test_set": None if test is None else _key_of_datasets(read_datasets(test)),
     }
 
 
-def read_proof(correction: Correction, models: Models) -> Verdict | None:
-    """What the gate said of this very drawing and these models; None where nobody asked it.
+def _key_of_datasets(datasets: Datasets) -> dict[str, Any]:
+    return {"declared": declared(datasets), "files": fingerprints(datasets)}
+
+
+def tested_on(correction: Correction) -> str | None:
+    """Dataset file of the test set that the last proof of a correction was asked on; None: what the old model keeps.
 
     Raises:
         CorrectionError: ``metrics.json`` is damaged.
     """
+    told = _read_metrics(correction)
+    return None if told is None else told.get("test")
+
+
+def read_proof(
+    correction: Correction, models: Models, test: str | os.PathLike[str] | None = None
+) -> Verdict | None:
+    """What the gate said of these very drawings, models and test set; None where nobody asked it.
+
+    Args:
+        correction: that was learned.
+        models: of it.
+        test: as in :func:`prove`.
+
+    Raises:
+        CorrectionError: ``metrics.json`` is damaged.
+        GimsegError: a file of the test set cannot be read.
+    """
+    told = _read_metrics(correction)
+    if told is None:
+        return None
+    key = json.loads(json.dumps(proof_key(correction, models, test), default=str))
+    return Verdict.from_dict(told["verdict"]) if {name: told.get(name) for name in key} == key else None
+
+
+def _read_metrics(correction: Correction) -> dict[str, Any] | None:
     try:
         told = json.loads(correction.metrics.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise CorrectionError(f"{correction.metrics} cannot be read ({error}): write the report again") from error
-    key = proof_key(correction, models, told.get("test"))
-    return Verdict.from_dict(told["verdict"]) if {name: told.get(name) for name in key} == key else None
+    if not isinstance(told, dict) or "verdict" not in told:
+        raise CorrectionError(f"{correction.metrics} holds no verdict: write the report again")
+    return told
 
 
 def write_metrics(correction: Correction, told: dict[str, Any]) -> None:
