@@ -11,6 +11,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from gimseg.errors import CorrectionError
 from gimseg.outputs import write_text
@@ -27,11 +28,25 @@ class Accepted:
         id: of the correction.
         model: what was deployed with it, as :attr:`Deployment.model`.
         accepted: when, ISO 8601.
+        others: corrections that the model learned together with it.
     """
 
     id: str
     model: str
     accepted: str
+    others: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "others", tuple(self.others))
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """All corrections that were accepted with it."""
+        return (self.id, *self.others)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; what is empty is left out."""
+        return {name: value for name, value in asdict(self).items() if value != ()}
 
 
 @dataclass(frozen=True)
@@ -60,7 +75,7 @@ class Deployment:
     @property
     def ids(self) -> tuple[str, ...]:
         """Corrections that were accepted, the earliest first."""
-        return tuple(item.id for item in self.history)
+        return tuple(id for item in self.history for id in item.ids)
 
     @classmethod
     def read(cls, corrections: str | os.PathLike[str]) -> Deployment | None:
@@ -84,7 +99,7 @@ class Deployment:
         Raises:
             OutputError: the folder cannot be written to.
         """
-        text = json.dumps({"model": self.model, "history": [asdict(item) for item in self.history]}, indent=2)
+        text = json.dumps({"model": self.model, "history": [item.to_dict() for item in self.history]}, indent=2)
         write_text(Path(corrections) / PROJECT_FILE, text + "\n")
 
 

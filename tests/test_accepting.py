@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import geopandas as gpd
@@ -16,11 +17,12 @@ import numpy as np
 import pytest
 import rasterio
 from projects_for_tests import POLYGONS, SEGMENTS, SHAPE, add_correction, box, draw, make_project
-from worlds import UTM
+from worlds import UTM, write_raster
 
 from gimseg.correction.accepting import accept, rollback
 from gimseg.correction.gate import Verdict
 from gimseg.correction.journal import JOURNAL, settle
+from gimseg.correction.listing import listed
 from gimseg.correction.proof import Models, proof_key, write_metrics
 from gimseg.correction.rounds import Project
 from gimseg.delivery import deliver
@@ -192,6 +194,68 @@ def test_the_gate_is_asked_on_the_test_set_of_the_report(project: Project, monke
     assert accept("bad", project=".", **GIVEN).id == "bad"
 
 
+def learned_together(project: Project, *ids: str) -> None:
+    """The model of the first is said to have learned all of them."""
+    model = Model.load(project.correction(ids[0]).model)
+    told = {**model.provenance, "learned": list(ids), "corrections": list(ids)}
+    Model(model.network, model.recipe, model.architecture, told).save(model.folder, overwrite=True)
+
+
+def test_corrections_that_were_learned_together_are_accepted_together(project: Project, tmp_path: Path) -> None:
+    home = project.folder
+    other = add_correction(home, "other", home / "parent", 2)
+    shutil.rmtree(other.model)
+    learned_together(project, "bad", "other")
+    states = {one.id: one.state for one in listed(home).rounds}
+    assert states == {"bad": "trained", "other": "trained with bad"}
+    with pytest.raises(CorrectionError, match="learned together with 'bad'"):
+        accept("other", project=home, **GIVEN)
+    before, old = delivered(project), mask(home / "big_segments.tif")
+    accept("bad", project=home, force=True, **GIVEN)
+    assert {one.id: one.state for one in listed(home).rounds} == {"bad": "accepted", "other": "accepted with bad"}
+    full = tmp_path / "full"
+    full.mkdir()
+    deliver(home / "big.tif", project.correction("bad").model, [full / name for name in SEGMENTS], **GIVEN)
+    new, after = mask(full / "big_segments.tif"), mask(home / "big_segments.tif")
+    # What was drawn in either is as the new model sees it; elsewhere nothing changed.
+    for top in (40, 130):
+        assert np.array_equal(after[top : top + 60, 60:140], new[top : top + 60, 60:140])
+    assert (new != old)[40:100, 60:140].any() and (new != old)[130:190, 60:140].any()
+    assert np.array_equal(after[:, :40], old[:, :40]) and np.array_equal(after[:, 160:], old[:, 160:])
+    with pytest.raises(CorrectionError, match="accepted already"):
+        accept("bad", project=home, force=True, **GIVEN)
+    assert rollback("other", project=home).id == "bad"
+    assert delivered(project) == before
+
+
+def test_several_rasters_are_brought_up_together(project: Project) -> None:
+    home, correction = project.folder, project.correction("bad")
+    with rasterio.open(home / "big.tif") as file:
+        place = file.transform @ file.transform.translation(0, 500)
+        write_raster(home / "south.tif", file.read(), transform=place)
+    both, names = [home / "big.tif", home / "south.tif"], ("south_segments.tif", "south_segments.shp")
+    deliver(both[1], home / "parent", [home / name for name in names], **GIVEN)
+    segments = (*correction.segments, *(home / name for name in names))
+    replace(correction, rasters=tuple(map(str, both)), segments=tuple(map(str, segments))).write()
+    old = [mask(home / name) for name in ("big_segments.tif", names[0])]
+    # On the second nothing is drawn, so nothing of it is predicted again.
+    done = accept("bad", project=home, force=True, **GIVEN)
+    assert len(done.deliveries) == 1 and np.array_equal(mask(home / names[0]), old[1])
+    rollback(project=home)
+    draw(correction.gpkg, [box(40, 60, 100, 140), box(540, 60, 600, 140)], [])
+    done = accept("bad", project=home, force=True, **GIVEN)
+    assert len(done.deliveries) == 2
+    now = [mask(home / name) for name in ("big_segments.tif", names[0])]
+    # Both show the same, so they change alike.
+    assert np.array_equal(*old) and np.array_equal(*now) and (now[1] != old[1]).any()
+    rollback(project=home)
+    assert np.array_equal(mask(home / names[0]), old[1])
+    with pytest.raises(CorrectionError, match=r"else\.tif.*is not known"):
+        accept("bad", project=home, force=True, segments=[home / "else.tif"], **GIVEN)
+    accept("bad", project=home, force=True, raster=both[0], **GIVEN)
+    assert np.array_equal(mask(home / names[0]), old[1]) and (mask(home / "big_segments.tif") != old[0]).any()
+
+
 def test_what_was_accepted_in_between_is_not_lost_by_chance(project: Project) -> None:
     add_correction(project.folder, "other", project.folder / "parent", 2)
     accept("bad", project=project.folder, force=True, **GIVEN)
@@ -250,7 +314,7 @@ def test_what_cannot_be_updated_is_told_before_anything_changes(project: Project
 RUN = """
     import os, signal, sys
     sys.path.insert(0, {tests!r})
-    from worlds import UTM
+    from worlds import UTM, write_raster
 
 from gimseg.correction.accepting import accept, rollback
     replace, moves = os.replace, 0

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from gimseg.correction.areas import opening_of, write_areas
-from gimseg.correction.deliveries import Delivered
+from gimseg.correction.deliveries import MADE, Delivered, deliveries_of
 from gimseg.correction.gate import Verdict
-from gimseg.correction.grounds import open_rasters
+from gimseg.correction.grounds import drawn_parts, open_rasters
 from gimseg.correction.journal import Move, alone, change
 from gimseg.correction.proof import Models, prove, read_proof, tested_on, write_metrics
 from gimseg.correction.rounds import Correction, Project
@@ -37,14 +37,14 @@ class Acceptance:
         id: of the correction.
         model: that the project works with now.
         verdict: of the gate; None where it was not asked.
-        delivery: what was predicted again; None: nothing was delivered before.
+        deliveries: what was predicted again, one for each raster; none where nothing was delivered before.
         files: that changed.
     """
 
     id: str
     model: str
     verdict: Verdict | None = None
-    delivery: Delivery | None = None
+    deliveries: tuple[Delivery, ...] = ()
     files: tuple[Path, ...] = ()
 
     def text(self) -> str:
@@ -52,8 +52,9 @@ class Acceptance:
         lines = [f"{self.id}: the project works with {self.model} now"]
         if self.verdict is not None:
             lines += [self.verdict.text()] if self.verdict.passed else [f"forced, although {self.verdict.text()}"]
-        if self.delivery is not None:
-            lines.append(f"predicted again in {format_duration(self.delivery.prediction.seconds)}")
+        if self.deliveries:
+            seconds = sum(each.prediction.seconds for each in self.deliveries)
+            lines.append(f"predicted again in {format_duration(seconds)}")
         if self.files:
             lines.append(f"updated {', '.join(map(path_from_here, self.files))}")
         elif self.verdict is not None:
@@ -86,9 +87,9 @@ def accept(
     Args:
         id: of the correction.
         project: folder that holds ``corrections/``.
-        raster: that was predicted; None: the one that was drawn on.
-        segments: mask and polygons that were delivered for it; none: those that the
-            correction names.
+        raster: that was predicted; None: those that were drawn on.
+        segments: mask and polygons that were delivered for them; none: those that the
+            corrections name.
         aoi: predict again inside these polygons, instead of where something was drawn.
         test: dataset file of what was learned before, for the gate; None: that of the last
             report, else the test windows that the old model keeps.
@@ -115,17 +116,15 @@ def accept(
         if not verdict.passed and not force:
             told = verdict.text().replace("\n", "; ")
             raise CorrectionError(f"{told}. --force deploys it all the same")
-        delivered = Delivered.of(raster or correction.rasters[0], segments or correction.segments)
-        delivery = None
-        stage = correction.folder / _STAGE
-        if delivered is not None:
-            chosen = {"overwrite": overwrite, "device": device, "progress": progress, **options}
-            areas = None if everywhere else Path(aoi) if aoi else _areas(correction, models, stage)
-            given = opening_of(correction) | {"aoi": aoi} | delivered.options(areas)
-            delivery = delivered.predict(correction.model, stage, given | chosen)
-        deployment = _deployed(correction, before)
-        files = _put_in_place(correction, delivered, deployment)
-    return Acceptance(id, deployment.model, verdict, delivery, files)
+        chosen = {"overwrite": overwrite, "device": device, "progress": progress, **options}
+        again = [
+            update.predict(correction, models, number, aoi=aoi, everywhere=everywhere, options=chosen)
+            for number, update in enumerate(_updates(models, raster, segments))
+        ]
+        made = [each for each in again if each is not None]
+        deployment = _deployed(correction, models, before)
+        files = _put_in_place(correction, made, deployment)
+    return Acceptance(id, deployment.model, verdict, tuple(each.delivery for each in made), files)
 
 
 def rollback(id: str | None = None, *, project: str | os.PathLike[str] = ".", force: bool = False) -> Acceptance:
@@ -146,10 +145,10 @@ def rollback(id: str | None = None, *, project: str | os.PathLike[str] = ".", fo
         raise nothing
     with alone(home.rounds):
         deployment = home.deployment()
-        if deployment is None or not deployment.ids:
+        if deployment is None or not deployment.history:
             raise nothing
-        last = deployment.ids[-1]
-        if id not in (None, last):
+        last = deployment.history[-1].id
+        if id is not None and id not in deployment.history[-1].ids:
             raise CorrectionError(f"{last} was accepted after {id}, or {id} never was: undo {last} first")
         correction = home.correction(last)
         record = _Record.read(correction)
@@ -252,41 +251,138 @@ def _ask_gate(
     return verdict
 
 
-def _areas(correction: Correction, models: Models, stage: Path) -> Path:
-    stage.mkdir(exist_ok=True)
-    recipe = models.after.model.recipe
-    scenes = [scene for each in models.learned for scene in open_rasters(each, recipe)]
-    return write_areas(correction, scenes, stage / "areas.fgb")
+@dataclass(frozen=True)
+class _Made:
+    """What was predicted again for a raster.
+
+    Args:
+        delivered: the files that it replaces.
+        folder: where it lies.
+        delivery: what was done.
+    """
+
+    delivered: Delivered
+    folder: Path
+    delivery: Delivery
 
 
-def _deployed(correction: Correction, before: Deployment | None) -> Deployment:
+@dataclass(frozen=True)
+class _Update:
+    """A raster whose delivered prediction is brought up to the new model.
+
+    Args:
+        correction: that tells how it is opened.
+        delivered: the files.
+        is_drawn: it was drawn on; else it is another one, which was named.
+    """
+
+    correction: Correction
+    delivered: Delivered
+    is_drawn: bool
+
+    def predict(
+        self,
+        accepted: Correction,
+        models: Models,
+        number: int,
+        *,
+        aoi: str | os.PathLike[str] | None,
+        everywhere: bool,
+        options: dict[str, Any],
+    ) -> _Made | None:
+        """Predict it again by the model of the accepted correction; None where nothing was drawn on it."""
+        stage = accepted.folder / _STAGE / str(number)
+        areas = None if everywhere else Path(aoi) if aoi else self._areas(models, stage)
+        if areas is None and not everywhere:
+            return None
+        given = opening_of(self.correction) | {"aoi": aoi} | self.delivered.options(areas)
+        delivery = self.delivered.predict(accepted.model, stage, given | options)
+        return _Made(self.delivered, stage / MADE, delivery)
+
+    def _areas(self, models: Models, stage: Path) -> Path | None:
+        """Around all that was drawn on it, by any of the corrections; None where nothing was."""
+        recipe = models.after.model.recipe
+        scenes = [scene for each in models.learned for scene in open_rasters(each, recipe)]
+        if self.is_drawn:
+            scenes = [scene for scene in scenes if _is_same(scene.path, self.delivered.raster)]
+            if not any(drawn_parts(scene, margin=1) for scene in scenes):
+                return None
+        stage.mkdir(parents=True, exist_ok=True)
+        return write_areas(self.correction, scenes, stage / "areas.fgb")
+
+
+def _updates(
+    models: Models, raster: str | os.PathLike[str] | None, segments: Sequence[str | os.PathLike[str]]
+) -> list[_Update]:
+    """What was delivered for the rasters of all corrections that were learned, each file once.
+
+    Raises:
+        CorrectionError: what was delivered for which raster is not known, or it lies in several folders.
+    """
+    owners = {os.path.realpath(path): each for each in reversed(models.learned) for path in each.rasters}
+    first = models.learned[0]
+    if segments:
+        named = [raster] if raster is not None else [path for each in models.learned for path in each.rasters]
+        delivered = list(deliveries_of(list(dict.fromkeys(named)), segments))
+    elif raster is not None and os.path.realpath(raster) not in owners:
+        delivered = list(deliveries_of([raster], first.segments))
+    else:
+        delivered = [one for each in models.learned for one in deliveries_of(each.rasters, each.segments)]
+        delivered = [one for one in delivered if raster is None or _is_same(one.raster, raster)]
+    once = {os.path.realpath(one.mask): one for one in delivered}
+    if len({os.path.dirname(path) for path in once}) > 1:
+        raise CorrectionError(
+            f"{', '.join(once)}: what is updated together lies in one folder; name files of one with --segments"
+        )
+    found = []
+    for one in once.values():
+        owner = owners.get(os.path.realpath(one.raster))
+        found.append(_Update(owner or first, one, owner is not None))
+    return found
+
+
+def _is_same(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _deployed(correction: Correction, models: Models, before: Deployment | None) -> Deployment:
     model = f"{correction.id}/{correction.model.name}"
     now = datetime.now(UTC).isoformat(timespec="seconds")
     history = before.history if before is not None else ()
-    return Deployment(model, (*history, Accepted(correction.id, model, now)))
+    others = tuple(each.id for each in models.learned if each.id != correction.id)
+    return Deployment(model, (*history, Accepted(correction.id, model, now, others)))
 
 
-def _put_in_place(correction: Correction, delivered: Delivered | None, deployment: Deployment) -> tuple[Path, ...]:
-    """Save what is there, and change it all together."""
+def _put_in_place(
+    correction: Correction, made: Sequence[_Made], deployment: Deployment
+) -> tuple[Path, ...]:
+    """Save what is there, and change it all together.
+
+    Args:
+        correction: whose model is deployed.
+        made: what was predicted again.
+        deployment: that is to be.
+    """
     rounds = correction.project.rounds
     moves: list[Move] = []
     folder, files, saved = correction.folder, dict[str, str | None](), list[str]()
     kept = correction.folder / _SAVED
     shutil.rmtree(kept, ignore_errors=True)
     kept.mkdir()
-    if delivered is not None:
-        folder = delivered.mask.absolute().parent
-        made = sorted(path for path in (correction.folder / _STAGE / "made").iterdir() if path.is_file())
-        # A style that is there already may be a person's own.
-        made = [path for path in made if path.suffix != ".qml" or not (folder / path.name).exists()]
+    if made:
+        folder = made[0].delivered.mask.absolute().parent
         ready = _ready_folder(folder)
-        for path in made:
-            _copy(path, ready / path.name)
-            moves.append(Move(folder / path.name, ready / path.name))
-            files[path.name] = _digest(path)
-        stale = delivered.stale(set(files))
-        moves += [Move(path) for path in stale]
-        files |= {path.name: None for path in stale}
+        for each in made:
+            new = sorted(path for path in each.folder.iterdir() if path.is_file())
+            # A style that is there already may be a person's own.
+            new = [path for path in new if path.suffix != ".qml" or not (folder / path.name).exists()]
+            for path in new:
+                _copy(path, ready / path.name)
+                moves.append(Move(folder / path.name, ready / path.name))
+                files[path.name] = _digest(path)
+            stale = each.delivered.stale(set(files))
+            moves += [Move(path) for path in stale]
+            files |= {path.name: None for path in stale}
         for name in files:
             if (folder / name).exists():
                 _copy(folder / name, kept / name)

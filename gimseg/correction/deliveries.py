@@ -1,4 +1,4 @@
-"""What was delivered for a raster, and how it is brought up to a new model."""
+"""What was delivered for rasters, and how it is brought up to a new model."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from typing import Any
 
 from gimseg.delivery import Delivery, deliver
 from gimseg.errors import CorrectionError, ResumeError
+from gimseg.jobs import default_outputs
 from gimseg.outputs import FAMILIES
 from gimseg.products import Products, Uncertainty
 from gimseg.rasters import open_raster
 from gimseg.stac import is_item, item_path, rehome_item
 from gimseg.vector_output import driver_of
 
+MADE = "made"
+"""Folder of the files that were predicted again, before they are put in place."""
 _MASKS = (".tif", ".tiff")
 
 
@@ -67,7 +70,7 @@ class Delivered:
 
     def predict(self, model: Path, stage: Path, options: dict[str, Any]) -> Delivery:
         """Make all files anew, in a folder of their own; a run that was stopped goes on there."""
-        made = stage / "made"
+        made = stage / MADE
         made.mkdir(parents=True, exist_ok=True)
         for path in made.iterdir():
             # What lies open is of an earlier try that came to its end; hidden parts go on.
@@ -90,6 +93,33 @@ class Delivered:
         """Files of the families of its layers that the new ones have not."""
         found = [path.with_suffix(ending) for path in self.layers for ending in FAMILIES.get(path.suffix.lower(), ())]
         return [path for path in found if path.name not in made and path.exists() and path.suffix != ".qml"]
+
+
+def deliveries_of(
+    rasters: Sequence[str | os.PathLike[str]], segments: Sequence[str | os.PathLike[str]]
+) -> tuple[Delivered, ...]:
+    """Which files were delivered for which raster.
+
+    Of one raster all are; of several each has those that ``gimseg predict`` names after it.
+
+    Raises:
+        CorrectionError: a file that no raster is known for, or what :meth:`Delivered.of` refuses.
+    """
+    if len(rasters) == 1:
+        one = Delivered.of(rasters[0], segments)
+        return () if one is None else (one,)
+    stems = {Path(default_outputs(raster)[0]).stem: raster for raster in rasters}
+    named: dict[str, list[str | os.PathLike[str]]] = {}
+    for path in segments:
+        stem = Path(path).stem
+        if stem not in stems:
+            raise CorrectionError(
+                f"{path}: for which of {', '.join(map(str, rasters))} it was delivered is not known: name it "
+                f"{' or '.join(stems)}, or give that raster alone with --raster"
+            )
+        named.setdefault(stem, []).append(path)
+    made = (Delivered.of(stems[stem], paths) for stem, paths in named.items())
+    return tuple(one for one in made if one is not None)
 
 
 def _uncertainty_of(path: Path) -> Uncertainty | None:

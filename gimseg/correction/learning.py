@@ -308,7 +308,8 @@ class Lesson:
             "drawings": {**self.earlier_keys, **self.keys},
             "replay": shown.told,
             "unguarded": [*shown.notes, *self.notes],
-            "data": self._data,
+            # Without the datasets nothing is known of them but what the old model says.
+            "data": self._data if self.replay is not None else dict(was.get("data", {})),
             "divided": {name: divided[name] for name in ("seed", "val_share") if name in divided},
             "varied": first_augmentation(self.parent),
             "lesson": self.key,

@@ -21,7 +21,8 @@ class Round:
     Args:
         id: of the correction.
         started: when, ISO 8601.
-        state: ``drawn``, ``trained``, ``reported`` or ``accepted``.
+        state: ``drawn``, ``trained``, ``reported`` or ``accepted``; of a correction that was learned together
+            with another one, which has the model, that too.
         deployed: its model is the project's.
         before: score on the ground that was held out of it; None: not scored yet.
         after: of its model.
@@ -39,11 +40,13 @@ class Round:
     parent: str = ""
 
     @classmethod
-    def of(cls, correction: Correction, deployment: Deployment | None) -> Round:
-        """From the files of a correction."""
+    def of(cls, correction: Correction, deployment: Deployment | None, first: Correction | None = None) -> Round:
+        """From the files of a correction, and of the one that it was learned together with."""
         accepted = deployment is not None and correction.id in deployment.ids
-        states = {"accepted": accepted, "reported": correction.metrics.exists(), "trained": correction.model.exists()}
+        held = correction if first is None else first
+        states = {"accepted": accepted, "reported": held.metrics.exists(), "trained": held.model.exists()}
         state = next((name for name, reached in states.items() if reached), "drawn")
+        state += "" if first is None else f" with {first.id}"
         last = deployment is not None and deployment.model == f"{correction.id}/{correction.model.name}"
         before, after, passed = _scores(correction.metrics)
         return cls(correction.id, correction.started, state, last, before, after, passed, correction.parent)
@@ -99,8 +102,12 @@ def listed(project: str | os.PathLike[str] = ".") -> Listing:
         CorrectionError: a file of it is damaged.
     """
     home = Project(Path(project))
-    deployment = home.deployment()
-    return Listing(tuple(Round.of(item, deployment) for item in home.corrections()), home.deployed())
+    corrections, deployment = home.corrections(), home.deployment()
+    # One that has a model of its own was learned again since.
+    together = {id: one for one in corrections for id in one.learned[1:]}
+    firsts = [None if item.model.exists() else together.get(item.id) for item in corrections]
+    rounds = [Round.of(item, deployment, first) for item, first in zip(corrections, firsts, strict=True)]
+    return Listing(tuple(rounds), home.deployed())
 
 
 def _scores(metrics: Path) -> tuple[float | None, float | None, bool | None]:

@@ -53,9 +53,7 @@ class Models:
             ModelError: a model cannot be loaded.
         """
         if not correction.model.is_dir():
-            raise CorrectionError(
-                f"correction {correction.id!r} has learned nothing yet: gimseg correct train {correction.id}"
-            )
+            raise CorrectionError(_nothing_learned(correction))
         after = Predictor(correction.model, device=device)
         said = after.model.provenance
         before = Predictor(parent_of(after.model, correction), device=device)
@@ -77,6 +75,15 @@ class Models:
             when: {"name": each.model.name, "fingerprint": each.fingerprint}
             for when, each in (("before", self.before), ("after", self.after))
         }
+
+
+def _nothing_learned(correction: Correction) -> str:
+    with_it = [each.id for each in correction.project.corrections() if correction.id in each.learned]
+    if with_it:
+        return (
+            f"correction {correction.id!r} was learned together with {with_it[0]!r}, which has the model: name that one"
+        )
+    return f"correction {correction.id!r} has learned nothing yet: gimseg correct train {correction.id}"
 
 
 def parent_of(model: Model, correction: Correction) -> str:

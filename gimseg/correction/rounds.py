@@ -158,6 +158,15 @@ class Correction:
         """``correction.toml``."""
         return self.folder / _FILE
 
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """The corrections that its model learned together, itself the first; none where it has no model."""
+        try:
+            told = json.loads((self.model / "gimseg.json").read_text(encoding="utf-8"))
+            return tuple(map(str, told["provenance"].get("learned", [self.id])))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return ()
+
     def dataset(self) -> Dataset | None:
         """The Dataset that is the correction; None where it was drawn in ``correction.gpkg``.
 
@@ -242,7 +251,9 @@ class Project:
 
         Raises:
             CorrectionError: it is damaged.
+            OutputError: as :meth:`correction`.
         """
+        self._settle()
         return Deployment.read(self.rounds)
 
     def deployed(self) -> str | None:
@@ -250,7 +261,9 @@ class Project:
 
         Raises:
             CorrectionError: ``project.json`` is damaged.
+            OutputError: as :meth:`correction`.
         """
+        self._settle()
         return deployed_model(self.folder)
 
     def correction(self, id: str) -> Correction:
