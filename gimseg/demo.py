@@ -80,6 +80,8 @@ class Demo:
     def text(self) -> str:
         """What was made, how to look at it, and what to run next."""
         folder = self.folder
+        # What was accepted is what the project works with; the first model is named where nothing was.
+        model = "" if self.corrected.accepted else " -m model"
         return f"""
 IoU {self.iou:.3f} on a scene that was not learned from, {self.polygons} polygons.
 
@@ -99,12 +101,18 @@ What was run, to run on your own images:
   gimseg train data.toml -o my_model
   gimseg predict unseen.tif -m model --nodata auto -o unseen.gpkg
   gimseg evaluate data.toml -m model --split test
-  gimseg correct start mine -r highland.tif --aoi aoi.geojson -m model --nodata auto
+  gimseg correct start mine -r highland.tif --aoi aoi.geojson --nodata auto{model}
   gimseg correct check mine           after drawing in corrections/mine/correction.qgz
-  gimseg correct train mine --replay data.toml -m model
+  gimseg correct train mine --replay data.toml{model}
   gimseg correct report mine --test data.toml
-  gimseg correct accept mine          and gimseg correct list, gimseg correct rollback
+  gimseg correct accept mine {_shaped()}   and gimseg correct list, gimseg correct rollback
 """
+
+
+def _shaped() -> str:
+    """How the polygons of the demo were shaped, as options of the command line."""
+    named = {name.removesuffix("_m2").replace("_", "-"): value for name, value in POLYGONS.items()}
+    return " ".join(f"--{name}" + ("" if value is True else f" {value}") for name, value in named.items())
 
 
 def run_demo(

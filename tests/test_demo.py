@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import geopandas
@@ -31,11 +34,27 @@ def test_a_small_demo_leaves_what_it_promises(tmp_path: Path) -> None:
     truth = geopandas.read_file(demo.folder / "unseen_labels.geojson")
     with rasterio.open(demo.folder / "unseen.tif") as image:
         assert polygons.crs == image.crs != truth.crs and image.nodata is None
+    run_what_it_says(demo.folder, demo.text())
     with pytest.raises(OutputError, match="exists"):
         run_demo(tmp_path / "d")
     (tmp_path / "mine").mkdir()
     with pytest.raises(OutputError, match="no folder of an earlier demo"):
         run_demo(tmp_path / "mine", overwrite=True)
+
+
+def run_what_it_says(folder: Path, text: str) -> None:
+    """The commands of the correction loop, as they are printed; in fewer steps, and whatever the gate says."""
+    lines = [line.strip().split("   ")[0] for line in text.splitlines() if line.startswith("  gimseg correct")]
+    assert [line.split()[2] for line in lines] == ["start", "check", "train", "report", "accept"]
+    more = {"train": ["--epochs", "1", "--windows-per-epoch", "8"], "report": ["--no-rest"], "accept": ["--force"]}
+    for line in lines:
+        arguments = shlex.split(line)
+        done = subprocess.run(
+            [sys.executable, "-m", *arguments, *more.get(arguments[2], [])],
+            cwd=folder, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+    assert Project(folder).deployed() == str(folder / "corrections/mine/model")
 
 
 @pytest.mark.slow
