@@ -18,9 +18,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from test_planted_errors import PlantedErrors, correct_planted  # noqa: E402
+from test_planted_errors import PlantedErrors, correct_planted
 
-from gimseg.correction.learning import LEARNING  # noqa: E402
+from gimseg.correction.learning import LEARNING
 
 
 def line(name: str, found: PlantedErrors) -> str:
