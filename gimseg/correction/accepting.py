@@ -353,9 +353,7 @@ def _deployed(correction: Correction, models: Models, before: Deployment | None)
     return Deployment(model, (*history, Accepted(correction.id, model, now, others)))
 
 
-def _put_in_place(
-    correction: Correction, made: Sequence[_Made], deployment: Deployment
-) -> tuple[Path, ...]:
+def _put_in_place(correction: Correction, made: Sequence[_Made], deployment: Deployment) -> tuple[Path, ...]:
     """Save what is there, and change it all together.
 
     Args:

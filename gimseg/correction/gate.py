@@ -256,18 +256,14 @@ on more ground
     if old is None:
         unguarded.append("what was learned before: the old model keeps no test set of its own")
     known = {"the old test set": old, "what was held out of earlier corrections": earlier}
-    kept = all([_is_kept(name, scored, reasons) for name, scored in known.items() if scored is not None])
-    if not kept:
+    scored = {name: ground for name, ground in known.items() if ground is not None}
+    kept = {name: ground.deployed.gain.score >= -TOLERANCE for name, ground in scored.items()}
+    for name, is_kept in kept.items():
+        told = "no worse" if is_kept else f"worse by more than {TOLERANCE:g}"
+        reasons.append(f"{told} on {name}: {scored[name].text()}")
+    if not all(kept.values()):
         reasons.append("with more of the old weights it forgets less: train it with a larger --old-share")
-    return Verdict(better and kept, tuple(reasons), tuple(unguarded))
-
-
-def _is_kept(name: str, scored: Scored, reasons: list[str]) -> bool:
-    """Whether no more than the tolerance was lost on ground that the old model knew; the reasons say so."""
-    kept = scored.deployed.gain.score >= -TOLERANCE
-    told = "no worse" if kept else f"worse by more than {TOLERANCE:g}"
-    reasons.append(f"{told} on {name}: {scored.text()}")
-    return kept
+    return Verdict(better and all(kept.values()), tuple(reasons), tuple(unguarded))
 
 
 def compare_models(

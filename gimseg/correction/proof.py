@@ -152,6 +152,7 @@ def prove(
     Raises:
         GimsegError: a file cannot be read.
     """
+
     def score(scenes: Sequence[LabelledScene], split: str | None) -> Scored | None:
         return Scored.of(compare_models(scenes, models.before, models.after, split, progress=progress))
 
@@ -199,9 +200,7 @@ def tested_on(correction: Correction) -> str | None:
     return None if told is None else told.get("test")
 
 
-def read_proof(
-    correction: Correction, models: Models, test: str | os.PathLike[str] | None = None
-) -> Verdict | None:
+def read_proof(correction: Correction, models: Models, test: str | os.PathLike[str] | None = None) -> Verdict | None:
     """What the gate said of these very drawings, models and test set; None where nobody asked it.
 
     Args:
