@@ -21,9 +21,10 @@ from worlds import UTM, write_raster
 
 from gimseg.correction.accepting import accept, rollback
 from gimseg.correction.gate import Verdict
+from gimseg.correction.grounds import open_ground
 from gimseg.correction.journal import JOURNAL, settle
 from gimseg.correction.listing import listed
-from gimseg.correction.proof import Models, proof_key, write_metrics
+from gimseg.correction.proof import Models, proof_key, prove, read_proof, write_metrics
 from gimseg.correction.rounds import Project
 from gimseg.delivery import deliver
 from gimseg.errors import CorrectionError, VectorError
@@ -192,6 +193,26 @@ def test_the_gate_is_asked_on_the_test_set_of_the_report(project: Project, monke
     write_metrics(correction, passed)
     monkeypatch.chdir(home)
     assert accept("bad", project=".", **GIVEN).id == "bad"
+
+
+def test_the_gate_looks_at_what_earlier_corrections_hold_out(project: Project) -> None:
+    home = project.folder
+    bad, other = project.correction("bad"), add_correction(home, "other", project.correction("bad").model, 2)
+    assert prove(other, Models.of(other)).earlier is None
+    model = Model.load(other.model)
+    told = {**model.provenance, "corrections": ["gone", "bad", "other"]}
+    Model(model.network, model.recipe, model.architecture, told).save(model.folder, overwrite=True)
+    models = Models.of(other)
+    proof = prove(other, models)
+    held = [scene.read((slice(0, scene.shape[0]), slice(0, scene.shape[1])), "val")[1]
+            for scene in open_ground(bad, models.after.model)]  # fmt: skip
+    assert proof.earlier is not None and proof.earlier.pixels == sum(int((plane != 255).sum()) for plane in held) > 0
+    assert any("earlier corrections" in reason for reason in proof.verdict.reasons)
+    # What was drawn there counts too: the verdict is not that of another drawing.
+    write_metrics(other, proof.to_dict(models.after.model))
+    assert read_proof(other, models) is not None
+    draw(bad.gpkg, [box(40, 60, 100, 140)], [box(50, 70, 60, 91)])
+    assert read_proof(other, models) is None
 
 
 def learned_together(project: Project, *ids: str) -> None:
