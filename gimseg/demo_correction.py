@@ -38,11 +38,8 @@ _QUICK = replace(
     learning_rate=3e-3,
     averaging=0.93,
     epochs=1,
-    windows_per_epoch=576,
+    windows_per_epoch=720,
     batch=6,
-    frozen_statistics=False,
-    gradient_clip=0.0,
-    old_share=0.2,
 )
 """Large steps, since the demo is to end within minutes, and a fifth of the way back to the old weights."""
 
