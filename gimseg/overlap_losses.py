@@ -212,7 +212,7 @@ def weighted_dice_loss(
     check_options(border=border, sigma=sigma, smooth=smooth)
     batch = LabelledLogits.of(logits, labels)
     if pixel_weights is None:
-        pixel_weights = border_weights(batch.classes, border=border, sigma=sigma)
+        pixel_weights = border_weights(labels, border=border, sigma=sigma)
     elif pixel_weights.shape != labels.shape:
         raise LossError(f"pixel_weights are {tuple(pixel_weights.shape)}, needed is {tuple(labels.shape)}")
     weights = torch.where(batch.labelled, pixel_weights, 0).to(batch.logits.dtype)

@@ -138,7 +138,7 @@ def border_cross_entropy_loss(
     """
     check_options(border=border, sigma=sigma)
     batch = LabelledLogits.of(logits, labels)
-    weights = border_weights(batch.classes, border=border, sigma=sigma).to(batch.logits.dtype)
+    weights = border_weights(labels, border=border, sigma=sigma).to(batch.logits.dtype)
     return batch.mean(batch.entropy, weights * _class_weights(batch, class_weights))
 
 

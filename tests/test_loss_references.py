@@ -286,6 +286,60 @@ def test_border_weights_are_the_formula_of_the_paper() -> None:
         np.testing.assert_allclose(weights[0].numpy(), expected, atol=1e-5)
 
 
+def test_unlabelled_ground_does_not_tear_an_object_in_two() -> None:
+    """A strip of two pixels through a house, or through the whole window, leaves one house."""
+    house = torch.zeros(1, 20, 30, dtype=torch.long)
+    house[:, 5:15, 8:22] = 1
+    for strip in ((slice(5, 15), slice(14, 16)), (slice(0, 20), slice(14, 16)), (slice(9, 11), slice(0, 30))):
+        torn = house.clone()
+        torn[:, strip[0], strip[1]] = 255
+        assert (border_weights(torn)[torn != 255] == 1).all()
+        logits = torch.randn(1, 1, 20, 30, generator=torch.Generator().manual_seed(0))
+        close(losses.border_cross_entropy_loss(logits, torn), losses.cross_entropy_loss(logits, torn))
+        close(losses.weighted_dice_loss(logits, torn), losses.dice_loss(logits, torn))
+
+
+def test_a_line_that_is_hidden_slantwise_is_one() -> None:
+    """What goes on elsewhere behind unlabelled ground may still be the same."""
+    slanting = torch.eye(20, dtype=torch.long) + torch.eye(20, dtype=torch.long).roll(1, 0).tril()
+    slanting[8:12] = 255
+    assert (border_weights(slanting[None])[0][slanting != 255] == 1).all()
+
+
+def test_a_margin_of_unlabelled_ground_does_not_join_objects() -> None:
+    """Two houses at the edge of what is labelled are as far apart as two at the edge of the window."""
+    houses = torch.zeros(1, 12, 20, dtype=torch.long)
+    houses[:, 6:, 3:8], houses[:, 6:, 11:16] = 1, 1
+    weights = border_weights(houses)
+    assert weights[0, 8:, 8:11].min() > 6
+    close(border_weights(F.pad(houses, (4, 5, 3, 2), value=255))[:, 3:-2, 4:-5], weights)
+    # Labelled ground may have a corner.
+    corner = F.pad(houses, (0, 9, 0, 6), value=255)
+    corner[:, :12, 20:] = 0
+    close(border_weights(corner)[:, :12, :20], weights)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([1.5, 5.0]))
+def test_border_weights_are_never_above_those_of_what_is_hidden(seed: int, sigma: float) -> None:
+    """Whatever lies under unlabelled ground, the whole truth would weigh no pixel less."""
+    rng = np.random.default_rng(seed)
+
+    def drawn() -> np.ndarray:
+        classes = np.zeros((16, 18), np.uint8)
+        for row, col, height, width in rng.integers((0, 0, 1, 1), (15, 17, 8, 8), (6, 4)):
+            classes[row : row + height, col : col + width] = rng.integers(0, 3)
+        return classes
+
+    torn = drawn()
+    for row, col, height, width in rng.integers((1, 1, 1, 1), (14, 16, 9, 9), (4, 4)):
+        torn[row : min(15, row + height), col : min(17, col + width)] = 255
+    known = torn != 255
+    whole = np.where(known, torn, drawn())
+    certain, true = (border_weights(torch.from_numpy(each)[None], sigma=sigma)[0][known] for each in (torn, whole))
+    assert (certain <= true + 1e-5).all()
+
+
 def test_border_cross_entropy_is_the_weighted_mean() -> None:
     logits, labels = waves()
     weights = border_weights(labels) * torch.tensor([1.0, 3.0])[labels]
