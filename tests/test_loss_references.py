@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from gimseg import losses
 from gimseg.distance_maps import border_weights, distances_across
 from gimseg.labelled_logits import LabelledLogits, finite_power
+from gimseg.losses import parse_loss
 from gimseg.torchvision_ops import declare_missing_operators
 
 close = torch.testing.assert_close
@@ -61,6 +62,33 @@ def test_pos_weight_and_class_weights_are_those_of_torch() -> None:
     torch.testing.assert_close(losses.cross_entropy_loss(logits, labels, class_weights=weights), expected)
     only_unweighted = torch.full_like(labels, 3)
     assert losses.cross_entropy_loss(logits, only_unweighted, class_weights=weights) == 0
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_class_weights_of_bce_are_those_of_each_pixel_in_all_questions(channels: int) -> None:
+    logits, labels = batch(channels)
+    known = labels != 255
+    weights = torch.tensor([0.5, 3.0, 2.0, 1.0])[: max(2, channels)]
+    truth = (labels[:, None] == torch.arange(channels)[:, None, None]) if channels > 1 else labels[:, None] == 1
+    each = F.binary_cross_entropy_with_logits(logits, truth.float(), reduction="none").mean(1)[known]
+    expected = (weights[labels[known].long()] * each).sum() / weights[labels[known].long()].sum()
+    by_name = parse_loss(f"bce(class_weights={weights.tolist()})")
+    close(by_name(logits, labels), expected)
+    if channels == 1:
+        close(by_name(logits, labels), losses.cross_entropy_loss(logits, labels, class_weights=weights.tolist()))
+    close(losses.bce_loss(logits, labels, class_weights=[7] * max(2, channels)), losses.bce_loss(logits, labels))
+
+
+@pytest.mark.parametrize("name", ["bce", "ce"])
+@pytest.mark.parametrize("channels", [1, 4])
+def test_automatic_class_weights_take_the_mean_over_classes(name: str, channels: int) -> None:
+    """However rare a class is, its mean counts as much as that of any other."""
+    logits, _ = batch(channels)
+    labels = torch.zeros(2, 5, 6, dtype=torch.long)
+    labels[0, 0, :3], labels[1, :2] = max(1, channels - 1), max(1, channels - 2)
+    plain, pixels = parse_loss(name), [int((labels == value).sum()) for value in range(max(2, channels))]
+    each = [plain(logits, torch.where(labels == value, labels, 255)) for value in labels.unique()]
+    close(parse_loss(f"{name}(class_weights=auto)").balanced(pixels)(logits, labels), torch.stack(each).mean())
 
 
 def test_focal_without_focus_is_half_the_cross_entropy() -> None:
