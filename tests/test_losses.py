@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 import pickle
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from gimseg import losses
 from gimseg.errors import LossError
-from gimseg.losses import REGISTRY, Loss, Ramp, Term, parse_loss
+from gimseg.losses import PAPER_LETTERS, REGISTRY, Loss, Ramp, Term, parse_loss
 
 SMOOTHED = ("dice", "focal_tversky", "jaccard", "tversky")
 
@@ -235,6 +236,7 @@ TEXTS = {
             Term("jaccard", 0.4, (("positive", 0.8), ("negative", 0.2))),
         )
     ),
+    "unified_focal(gamma=0.3, delta=0.7)": Loss((Term("unified_focal", 1.0, (("fn_weight", 0.7), ("exponent", 0.3))),)),
     "dice + ramp(0, 1)*boundary": Loss((Term("dice"), Term("boundary", Ramp(0, 1)))),
     "2*ramp(1, .5, end=0.5)*0.5*(dice + 2*ce)": Loss(
         (Term("dice", Ramp(1, 0.5, 0, 0.5)), Term("ce", Ramp(2, 1, 0, 0.5)))
@@ -242,6 +244,14 @@ TEXTS = {
     "(dice + ce)*ramp(1, 2, begin=0.1)": Loss((Term("dice", Ramp(1, 2, 0.1)), Term("ce", Ramp(1, 2, 0.1)))),
     "tversky(smooth=1e-7, fp_weight=.1)": Loss((Term("tversky", 1.0, (("fp_weight", 0.1), ("smooth", 1e-7))),)),
 }
+
+
+def test_arguments_of_one_meaning_have_one_name() -> None:
+    """Letters of papers are other spellings, never names of their own."""
+    arguments = {name for loss in REGISTRY.values() for name in inspect.signature(loss).parameters}
+    assert not arguments & {"alpha", "beta", "gamma", "delta", "lambda_"}
+    for name, letters in PAPER_LETTERS.items():
+        assert set(letters.values()) <= set(inspect.signature(REGISTRY[name]).parameters)
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -379,6 +389,7 @@ def test_what_is_no_loss_is_refused_with_what_to_do(text: str, words: str) -> No
         (lambda: losses.jaccard_loss(*batch(1), positive=0, negative=0), "both 0"),
         (lambda: losses.boundary_loss(*batch(1), cap=0.5), "at least 1"),
         (lambda: losses.unified_focal_loss(*batch(1), fn_weight=1.5), "0 to 1"),
+        (lambda: losses.unified_focal_loss(*batch(1), exponent=1.5), "exponent are 0 to 1"),
         (lambda: losses.cldice_loss(*batch(1), iterations=1.5), "whole number"),
         (lambda: losses.cldice_loss(*batch(1), smooth=0), "above 0"),
         (lambda: losses.weighted_dice_loss(*batch(1), torch.ones(2, 5)), r"\(2, 5\), needed is \(2, 5, 6\)"),
