@@ -119,8 +119,11 @@ def partial_cross_entropy_loss(logits: Tensor, labels: Tensor, *, exponent: floa
     Raises:
         LossError: shapes, labels or arguments that do not fit.
 
-    Source: remote sensing from point annotations; torch's ``ignore_index`` with exponent 0,
-    but 0 instead of NaN where nothing is labelled.
+    Source: the cross-entropy over labelled pixels alone by which Bearman et al. 2016, arXiv
+    1506.02106, learn from points and Tang et al. 2018, arXiv 1804.01346, from scribbles,
+    without the terms that these put beside it; the focal term is that of Lin et al. 2017,
+    arXiv 1708.02002. With exponent 0 it is torch's ``ignore_index``, but 0 instead of NaN where
+    nothing is labelled.
     """
     check_options(exponent=exponent)
     batch = LabelledLogits.of(logits, labels)
