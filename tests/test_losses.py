@@ -338,6 +338,7 @@ def test_a_gpu_gives_the_same(name: str, channels: int) -> None:
         ("focal_tversky(gamma=1.33)", "1/gamma.*write exponent"),
         ("focal(gamma=1, exponent=2)", "given twice"),
         ("lovasz(smooth=1)", "there are: none"),
+        ("weighted_dice(pixel_weights=[1])", "no argument 'pixel_weights'"),
         ("ramp(0, 1)*bce", "all weights.*0 at 0 of the training"),
         ("ramp(0, 1, begin=0.5)*bce + ramp(1, 0, end=0.5)*ce", "0 at 0.5 of the training"),
         ("bce + ramp(0, 0)*ce", "one above 0"),
