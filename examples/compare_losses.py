@@ -219,7 +219,7 @@ def row(text: str, finals: list[Counts], cost: float) -> str:
     ratio = f"{alarms / misses:.2f}" if misses > 0.0005 else "-"
     return (
         f"| `{text}` | {iou:.3f} (±{spread / 2:.3f}) | {alarms:.0%} | {misses:.0%} | {ratio} | "
-        f"{best_iou:.3f} at {best / 100:.2f} | {cost:.0f} |"
+        f"{best_iou:.3f} at {best / 100:.2f} | {cost:.1f} |"
     )
 
 

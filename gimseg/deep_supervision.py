@@ -23,6 +23,9 @@ def deep_loss(
         >>> ones = torch.ones(1, 1, 1, 1)
         >>> float(deep_loss(sums, [ones, 4 * ones], ones)[0])
         2.0
+
+    Source: Lee et al. 2015, arXiv 1409.5185. Weights that halve from scale to scale and add up to 1 are those of
+    nnU-Net, Isensee et al. 2021, arXiv 1904.08128.
     """
     scales = outputs if isinstance(outputs, list) else [outputs]
     weights = [0.5**number for number in range(len(scales))]

@@ -12,6 +12,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from gimseg.legend import BACKGROUND, UNLABELLED
+
 _FARTHEST_SIGMAS = 6.0
 
 
@@ -49,42 +51,72 @@ def _to_nearest(target: np.ndarray, cap: float) -> np.ndarray:
     return np.minimum(ndimage.distance_transform_edt(~target), cap)
 
 
-def border_weights(classes: Tensor, *, border: float = 10.0, sigma: float = 5.0) -> Tensor:
+def border_weights(labels: Tensor, *, border: float = 10.0, sigma: float = 5.0) -> Tensor:
     """Weights of pixels that rise where two objects come close: 1 + border·exp(-(d1 + d2)² / (2·sigma²)).
 
     d1 and d2 are the distances to the nearest and the second nearest object. Objects
     are regions of one class that hang together by their edges: two that touch along an
     edge are one.
 
+    Unlabelled ground takes away weight and adds none: whatever it hides, the weights of
+    the whole truth would be these or higher. Parts of a class that may hang together through
+    unlabelled ground are one object, and distances are to pixels that are labelled. That holds
+    for unlabelled ground between labelled ground, which has some on either side, along its row or
+    its column. What lies further out is like the ground beyond the window: two objects that
+    end there are two, so that a margin of 255 is the same as none.
+
     Args:
-        classes: (N, H, W), whole numbers; 0 and 255 are no object.
+        labels: (N, H, W), whole numbers; 0 is no object, 255 unlabelled.
         border: weight that is added where two objects touch at a corner.
         sigma: width of the rise, px. The paper's 5 px are 1.5 m at 0.3 m.
 
     Returns:
-        float32 (N, H, W), 1 on objects and where the second object is far.
+        float32 (N, H, W), 1 on objects and where the second object is far; it means
+        nothing where unlabelled.
 
     Example:
         >>> weights = border_weights(torch.tensor([[[1, 0, 1, 0, 0, 0]]]), sigma=1)
         >>> [round(float(weight), 2) for weight in weights[0, 0]]
         [1.0, 2.35, 1.0, 1.0, 1.0, 1.0]
+        >>> torn = torch.tensor([[[1, 255, 1], [0, 255, 0]]])
+        >>> border_weights(torn)[torn != 255].tolist()
+        [1.0, 1.0, 1.0, 1.0]
 
     Source: Ronneberger et al. 2015, arXiv 1505.04597, equation 2. The paper balances classes
     in the same map (w_c); here that is an argument of the loss.
     """
-    planes = classes.cpu().numpy()
+    planes = labels.cpu().numpy()
     near = np.stack([_sum_of_two_nearest(_instances(plane), sigma) for plane in planes]) if len(planes) else planes
     rise = torch.from_numpy(np.exp(-np.square(near / max(sigma, 1e-6)) / 2).astype(np.float32))
-    return (1 + border * rise).to(classes.device)
+    return (1 + border * rise).to(labels.device)
 
 
-def _instances(classes: np.ndarray) -> np.ndarray:
+def _instances(labels: np.ndarray) -> np.ndarray:
     """Numbers of the objects of a window, from 1; 0 is none."""
-    numbers = np.zeros(classes.shape, np.int32)
-    for value in set(np.unique(classes)) - {0, 255}:
-        mask = classes == value
-        numbers[mask] = ndimage.label(mask)[0][mask] + numbers.max()
+    numbers = np.zeros(labels.shape, np.int32)
+    known = labels != UNLABELLED
+    hidden = _between(known) & ~known
+    for value in set(np.unique(labels)) - {BACKGROUND, UNLABELLED}:
+        mask = labels == value
+        regions = ndimage.label(mask | hidden)[0][mask]
+        # Regions of hidden ground alone have numbers too: what is left is numbered anew.
+        numbers[mask] = np.unique(regions, return_inverse=True)[1] + 1 + numbers.max()
     return numbers
+
+
+def _between(known: np.ndarray) -> np.ndarray:
+    """What is known or has it on either side, along a row or a column, and so on with that: bool (rows, cols)."""
+    while True:
+        along = [_before(known, axis) & np.flip(_before(np.flip(known, axis), axis), axis) for axis in (0, 1)]
+        wider = along[0] | along[1]
+        if (wider == known).all():
+            return known
+        known = wider
+
+
+def _before(known: np.ndarray, axis: int) -> np.ndarray:
+    """Where something known is here or before."""
+    return np.logical_or.accumulate(known, axis=axis)
 
 
 def _sum_of_two_nearest(instances: np.ndarray, sigma: float) -> np.ndarray:

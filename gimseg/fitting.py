@@ -249,7 +249,12 @@ def alarms_and_misses(confusion: Confusion) -> tuple[float, float]:
 
 
 def _average(network: torch.nn.Module, settings: Settings) -> AveragedModel | None:
-    """The mean of weights and statistics that is scored and kept: moving, or of the last stretch."""
+    """The mean of weights and statistics that is scored and kept: moving, or of the last stretch.
+
+    Source: stochastic weight averaging, Izmailov et al. 2018, arXiv 1803.05407, after Polyak & Juditsky 1992,
+    doi 10.1137/0330046; normalisation statistics are averaged with the weights here, counted anew there. The moving
+    average weighs later steps more, as in Tarvainen & Valpola 2017, arXiv 1703.01780.
+    """
     if settings.swa:
         return AveragedModel(network, multi_avg_fn=get_swa_multi_avg_fn(), use_buffers=True)
     if settings.averaging:

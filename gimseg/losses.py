@@ -88,7 +88,7 @@ PAPER_LETTERS = {
     "focal": {"alpha": "fg_weight", "gamma": "exponent"},
     "hausdorff": {"alpha": "exponent"},
     "partial_ce": {"gamma": "exponent"},
-    "unified_focal": {"delta": "fn_weight"},
+    "unified_focal": {"delta": "fn_weight", "gamma": "exponent"},
 }
 """Letters of the papers that :func:`parse_loss` takes for arguments; only where all papers and libraries agree."""
 

@@ -35,7 +35,11 @@ def disk(radius_m: float, pixel_m: Sides) -> NDArray[np.bool_]:
 
 
 def opened(mask: Mask, brush: NDArray[np.bool_]) -> Mask:
-    """What is too thin for the brush becomes background, class by class."""
+    """What is too thin for the brush becomes background, class by class.
+
+    Source: opening, Serra 1982, Image Analysis and Mathematical Morphology, Academic Press;
+    unknown pixels count as any class while it erodes.
+    """
     rows, cols = (size // 2 for size in brush.shape)
     framed = np.pad(mask, ((rows, rows), (cols, cols)), constant_values=UNLABELLED)
     result = framed.copy()
@@ -47,7 +51,10 @@ def opened(mask: Mask, brush: NDArray[np.bool_]) -> Mask:
 
 
 def closed(mask: Mask, brush: NDArray[np.bool_]) -> Mask:
-    """Background that the brush cannot enter is given to the class around it; the lower value where two claim it."""
+    """Background that the brush cannot enter is given to the class around it; the lower value where two claim it.
+
+    Source: closing, Serra 1982, Image Analysis and Mathematical Morphology, Academic Press.
+    """
     known = mask != UNLABELLED
     result = mask.copy()
     for value in _classes(mask):
@@ -58,7 +65,11 @@ def closed(mask: Mask, brush: NDArray[np.bool_]) -> Mask:
 
 
 def majority(mask: Mask, brush: NDArray[np.bool_]) -> Mask:
-    """Each pixel takes the value that most of its surroundings have; its own if that has as many."""
+    """Each pixel takes the value that most of its surroundings have; its own if that has as many.
+
+    Source: the majority filter of classified images, Lillesand & Kiefer, Remote Sensing and Image
+    Interpretation, Wiley, under post-classification smoothing.
+    """
     known = mask != UNLABELLED
     most, winner = np.zeros(mask.shape, np.int64), mask.copy()
     own_votes = np.zeros(mask.shape, np.int64)
@@ -71,7 +82,11 @@ def majority(mask: Mask, brush: NDArray[np.bool_]) -> Mask:
 
 
 def without_small(mask: Mask, least: int) -> Mask:
-    """Connected regions of fewer than `least` pixels become background; a margin of `least` pixels makes it exact."""
+    """Connected regions of fewer than `least` pixels become background; a margin of `least` pixels makes it exact.
+
+    Source: area opening, class by class; Vincent 1993, Grayscale area openings and closings, their
+    efficient implementation and applications (EURASIP workshop on mathematical morphology, Barcelona).
+    """
     result = mask.copy()
     for value in _classes(mask):
         regions, count = label(mask == value)
@@ -88,6 +103,9 @@ def filled(mask: Mask, least: int) -> Mask:
     A hole is a connected region of background with nothing but classes around it. One
     that several classes surround gets the one with the greatest value; one that touches
     255 is none.
+
+    Source: an area closing (Vincent 1993, see :func:`without_small`) of background alone; Soille 2003,
+    Morphological Image Analysis, 2nd edition, Springer, for the filling of holes.
     """
     regions, count = label(mask == BACKGROUND, np.ones((3, 3)))
     sizes = np.bincount(regions.ravel(), minlength=count + 1)
@@ -101,7 +119,11 @@ def filled(mask: Mask, least: int) -> Mask:
 
 
 def grown(seeds: NDArray[np.bool_], within: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
-    """Seeds, and what is connected with them inside `within` in so many steps along rows and columns."""
+    """Seeds, and what is connected with them inside `within` in so many steps along rows and columns.
+
+    Source: geodesic dilation; Vincent 1993, Morphological grayscale reconstruction in image analysis,
+    doi 10.1109/83.217222.
+    """
     return binary_dilation(seeds & within, _CROSS, iterations=steps, mask=within) if steps else seeds & within
 
 

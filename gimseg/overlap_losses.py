@@ -212,7 +212,7 @@ def weighted_dice_loss(
     check_options(border=border, sigma=sigma, smooth=smooth)
     batch = LabelledLogits.of(logits, labels)
     if pixel_weights is None:
-        pixel_weights = border_weights(batch.classes, border=border, sigma=sigma)
+        pixel_weights = border_weights(labels, border=border, sigma=sigma)
     elif pixel_weights.shape != labels.shape:
         raise LossError(f"pixel_weights are {tuple(pixel_weights.shape)}, needed is {tuple(labels.shape)}")
     weights = torch.where(batch.labelled, pixel_weights, 0).to(batch.logits.dtype)
@@ -225,14 +225,14 @@ def unified_focal_loss(
     *,
     region: float = 0.5,
     fn_weight: float = 0.6,
-    gamma: float = 0.5,
+    exponent: float = 0.5,
     smooth: float = 1.0,
 ) -> Tensor:
     """Asymmetric unified focal loss of logits: region·focal Tversky + (1 - region)·focal cross-entropy.
 
     Focal terms of the paper help objects and not the background: an object class has
-    (1 - TI) ** (1 - gamma), the background 1 - TI; background pixels are damped by
-    (1 - p) ** gamma, object pixels are not.
+    (1 - TI) ** (1 - exponent), the background 1 - TI; background pixels are damped by
+    (1 - p) ** exponent, object pixels are not.
 
     Args:
         logits: (N, C, H, W).
@@ -240,7 +240,7 @@ def unified_focal_loss(
         region: share of the region term, lambda of the paper, 0 to 1.
         fn_weight: delta of the paper, 0 to 1: weight of misses and of object pixels;
             that of false alarms and of background pixels is 1 - fn_weight.
-        gamma: of the paper, 0 to 1.
+        exponent: gamma of the paper, 0 to 1.
         smooth: pixels added to numerator and denominator of the index.
 
     Raises:
@@ -250,13 +250,15 @@ def unified_focal_loss(
     MONAI wants probabilities, has delta 0.7, and halves the cross-entropy, as it takes the
     mean over two classes of which one is 0.
     """
-    check_options(region=region, fn_weight=fn_weight, gamma=gamma, smooth=smooth)
-    if max(region, fn_weight, gamma) > 1:
-        raise LossError(f"region, fn_weight and gamma are 0 to 1; given are {region:g}, {fn_weight:g} and {gamma:g}")
+    check_options(region=region, fn_weight=fn_weight, exponent=exponent, smooth=smooth)
+    if max(region, fn_weight, exponent) > 1:
+        raise LossError(
+            f"region, fn_weight and exponent are 0 to 1; given are {region:g}, {fn_weight:g} and {exponent:g}"
+        )
     batch = LabelledLogits.of(logits, labels)
     deficits = SoftCounts.of(batch).deficits(1 - fn_weight, fn_weight, smooth)
-    tversky = torch.cat([deficits[:1], finite_power(deficits[1:], 1 - gamma)])
-    background = (1 - fn_weight) * focused_entropy(batch, gamma)
+    tversky = torch.cat([deficits[:1], finite_power(deficits[1:], 1 - exponent)])
+    background = (1 - fn_weight) * focused_entropy(batch, exponent)
     entropy = torch.where(batch.classes == 0, background, fn_weight * batch.entropy)
     return region * batch.mean_of_classes(tversky) + (1 - region) * batch.mean(entropy)
 

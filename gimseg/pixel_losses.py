@@ -16,7 +16,14 @@ from gimseg.errors import LossError
 from gimseg.labelled_logits import LabelledLogits, check_options, finite_power
 
 
-def bce_loss(logits: Tensor, labels: Tensor, *, pos_weight: float = 1.0, neg_weight: float = 1.0) -> Tensor:
+def bce_loss(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    pos_weight: float = 1.0,
+    neg_weight: float = 1.0,
+    class_weights: Sequence[float] | None = None,
+) -> Tensor:
     """Binary cross-entropy of logits: mean over labelled pixels (and channels), in nats.
 
     Several channels are as many questions, each a sigmoid: is the pixel of this class,
@@ -28,19 +35,29 @@ def bce_loss(logits: Tensor, labels: Tensor, *, pos_weight: float = 1.0, neg_wei
         labels: (N, H, W), 255 unlabelled.
         pos_weight: factor on pixels of the channel's class (one channel: of objects).
         neg_weight: factor on all others.
+        class_weights: one a class, background first (two if C = 1), as in ``ce``: a pixel
+            weighs as its class does, in all questions, and the mean is divided by the
+            weights of the labelled pixels. A factor on one channel's whole question would
+            leave a rare class as rare in it as it was.
 
     Raises:
         LossError: shapes, labels or arguments that do not fit.
 
-    Source: torch's ``BCEWithLogitsLoss``; its pos_weight is the same, a neg_weight it
-    has not. The mean is over pixels, not over weights.
+    Example:
+        >>> logits, labels = torch.zeros(1, 3, 1, 4), torch.tensor([[[0, 0, 1, 2]]])
+        >>> logits[0, 2] = -4.0
+        >>> [round(float(bce_loss(logits, labels, class_weights=w)), 2) for w in (None, [1, 1, 8])]
+        [0.8, 1.44]
+
+    Source: torch's ``BCEWithLogitsLoss``; its pos_weight is the same, a neg_weight and
+    weights by the pixel's class it has not. Without class_weights the mean is over pixels, not over weights.
     """
     check_options(pos_weight=pos_weight, neg_weight=neg_weight)
     batch = LabelledLogits.of(logits, labels)
     truth = batch.is_class[:, 1:] if batch.is_binary else batch.is_class
-    weights = torch.where(truth, pos_weight, neg_weight).to(batch.logits.dtype)
-    losses = F.binary_cross_entropy_with_logits(batch.logits, truth.to(batch.logits.dtype), weights, reduction="none")
-    return batch.mean(losses.mean(dim=1))
+    factors = torch.where(truth, pos_weight, neg_weight).to(batch.logits.dtype)
+    losses = F.binary_cross_entropy_with_logits(batch.logits, truth.to(batch.logits.dtype), factors, reduction="none")
+    return batch.mean(losses.mean(dim=1), _class_weights(batch, class_weights))
 
 
 def cross_entropy_loss(logits: Tensor, labels: Tensor, *, class_weights: Sequence[float] | None = None) -> Tensor:
@@ -102,8 +119,11 @@ def partial_cross_entropy_loss(logits: Tensor, labels: Tensor, *, exponent: floa
     Raises:
         LossError: shapes, labels or arguments that do not fit.
 
-    Source: remote sensing from point annotations; torch's ``ignore_index`` with exponent 0,
-    but 0 instead of NaN where nothing is labelled.
+    Source: the cross-entropy over labelled pixels alone by which Bearman et al. 2016, arXiv
+    1506.02106, learn from points and Tang et al. 2018, arXiv 1804.01346, from scribbles,
+    without the terms that these put beside it; the focal term is that of Lin et al. 2017,
+    arXiv 1708.02002. With exponent 0 it is torch's ``ignore_index``, but 0 instead of NaN where
+    nothing is labelled.
     """
     check_options(exponent=exponent)
     batch = LabelledLogits.of(logits, labels)
@@ -138,7 +158,7 @@ def border_cross_entropy_loss(
     """
     check_options(border=border, sigma=sigma)
     batch = LabelledLogits.of(logits, labels)
-    weights = border_weights(batch.classes, border=border, sigma=sigma).to(batch.logits.dtype)
+    weights = border_weights(labels, border=border, sigma=sigma).to(batch.logits.dtype)
     return batch.mean(batch.entropy, weights * _class_weights(batch, class_weights))
 
 

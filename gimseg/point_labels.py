@@ -52,8 +52,8 @@ def with_points(
             the piece holds, background too.
         seed: draws other points.
 
-    Source: for densities of 10 to 200 a window, the study of point annotations for
-    semantic segmentation of remote sensing images; the partial cross-entropy is its loss.
+    Source: labels of single points, learned by the cross-entropy at these points, are those of
+    Bearman et al. 2016, arXiv 1506.02106, where there is one for each class of an image.
     """
     rows, cols = [np.zeros(0, int)], [np.zeros(0, int)]
     for roi in _pieces(scene.shape, side):

@@ -179,7 +179,11 @@ class Crf(ProbabilityStep):
 
 @dataclass(frozen=True)
 class Hysteresis:
-    """Above `low`, if connected within `reach` with what is above `high`; for one class."""
+    """Above `low`, if connected within `reach` with what is above `high`; for one class.
+
+    Source: the two thresholds of Canny 1986, doi 10.1109/TPAMI.1986.4767851, for regions instead of
+    edges; there nothing bounds how far a connection goes.
+    """
 
     of_image: ClassVar[bool] = False
     low: Amount

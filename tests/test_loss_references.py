@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from gimseg import losses
 from gimseg.distance_maps import border_weights, distances_across
 from gimseg.labelled_logits import LabelledLogits, finite_power
+from gimseg.losses import parse_loss
 from gimseg.torchvision_ops import declare_missing_operators
 
 close = torch.testing.assert_close
@@ -61,6 +62,33 @@ def test_pos_weight_and_class_weights_are_those_of_torch() -> None:
     torch.testing.assert_close(losses.cross_entropy_loss(logits, labels, class_weights=weights), expected)
     only_unweighted = torch.full_like(labels, 3)
     assert losses.cross_entropy_loss(logits, only_unweighted, class_weights=weights) == 0
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_class_weights_of_bce_are_those_of_each_pixel_in_all_questions(channels: int) -> None:
+    logits, labels = batch(channels)
+    known = labels != 255
+    weights = torch.tensor([0.5, 3.0, 2.0, 1.0])[: max(2, channels)]
+    truth = (labels[:, None] == torch.arange(channels)[:, None, None]) if channels > 1 else labels[:, None] == 1
+    each = F.binary_cross_entropy_with_logits(logits, truth.float(), reduction="none").mean(1)[known]
+    expected = (weights[labels[known].long()] * each).sum() / weights[labels[known].long()].sum()
+    by_name = parse_loss(f"bce(class_weights={weights.tolist()})")
+    close(by_name(logits, labels), expected)
+    if channels == 1:
+        close(by_name(logits, labels), losses.cross_entropy_loss(logits, labels, class_weights=weights.tolist()))
+    close(losses.bce_loss(logits, labels, class_weights=[7] * max(2, channels)), losses.bce_loss(logits, labels))
+
+
+@pytest.mark.parametrize("name", ["bce", "ce"])
+@pytest.mark.parametrize("channels", [1, 4])
+def test_automatic_class_weights_take_the_mean_over_classes(name: str, channels: int) -> None:
+    """However rare a class is, its mean counts as much as that of any other."""
+    logits, _ = batch(channels)
+    labels = torch.zeros(2, 5, 6, dtype=torch.long)
+    labels[0, 0, :3], labels[1, :2] = max(1, channels - 1), max(1, channels - 2)
+    plain, pixels = parse_loss(name), [int((labels == value).sum()) for value in range(max(2, channels))]
+    each = [plain(logits, torch.where(labels == value, labels, 255)) for value in labels.unique()]
+    close(parse_loss(f"{name}(class_weights=auto)").balanced(pixels)(logits, labels), torch.stack(each).mean())
 
 
 def test_focal_without_focus_is_half_the_cross_entropy() -> None:
@@ -284,6 +312,60 @@ def test_border_weights_are_the_formula_of_the_paper() -> None:
         expected = 1 + 10 * np.exp(-(nearest**2) / (2 * sigma**2)) * ~np.any(objects, axis=0)
         weights = border_weights(torch.from_numpy(classes)[None], sigma=sigma)
         np.testing.assert_allclose(weights[0].numpy(), expected, atol=1e-5)
+
+
+def test_unlabelled_ground_does_not_tear_an_object_in_two() -> None:
+    """A strip of two pixels through a house, or through the whole window, leaves one house."""
+    house = torch.zeros(1, 20, 30, dtype=torch.long)
+    house[:, 5:15, 8:22] = 1
+    for strip in ((slice(5, 15), slice(14, 16)), (slice(0, 20), slice(14, 16)), (slice(9, 11), slice(0, 30))):
+        torn = house.clone()
+        torn[:, strip[0], strip[1]] = 255
+        assert (border_weights(torn)[torn != 255] == 1).all()
+        logits = torch.randn(1, 1, 20, 30, generator=torch.Generator().manual_seed(0))
+        close(losses.border_cross_entropy_loss(logits, torn), losses.cross_entropy_loss(logits, torn))
+        close(losses.weighted_dice_loss(logits, torn), losses.dice_loss(logits, torn))
+
+
+def test_a_line_that_is_hidden_slantwise_is_one() -> None:
+    """What goes on elsewhere behind unlabelled ground may still be the same."""
+    slanting = torch.eye(20, dtype=torch.long) + torch.eye(20, dtype=torch.long).roll(1, 0).tril()
+    slanting[8:12] = 255
+    assert (border_weights(slanting[None])[0][slanting != 255] == 1).all()
+
+
+def test_a_margin_of_unlabelled_ground_does_not_join_objects() -> None:
+    """Two houses at the edge of what is labelled are as far apart as two at the edge of the window."""
+    houses = torch.zeros(1, 12, 20, dtype=torch.long)
+    houses[:, 6:, 3:8], houses[:, 6:, 11:16] = 1, 1
+    weights = border_weights(houses)
+    assert weights[0, 8:, 8:11].min() > 6
+    close(border_weights(F.pad(houses, (4, 5, 3, 2), value=255))[:, 3:-2, 4:-5], weights)
+    # Labelled ground may have a corner.
+    corner = F.pad(houses, (0, 9, 0, 6), value=255)
+    corner[:, :12, 20:] = 0
+    close(border_weights(corner)[:, :12, :20], weights)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([1.5, 5.0]))
+def test_border_weights_are_never_above_those_of_what_is_hidden(seed: int, sigma: float) -> None:
+    """Whatever lies under unlabelled ground, the whole truth would weigh no pixel less."""
+    rng = np.random.default_rng(seed)
+
+    def drawn() -> np.ndarray:
+        classes = np.zeros((16, 18), np.uint8)
+        for row, col, height, width in rng.integers((0, 0, 1, 1), (15, 17, 8, 8), (6, 4)):
+            classes[row : row + height, col : col + width] = rng.integers(0, 3)
+        return classes
+
+    torn = drawn()
+    for row, col, height, width in rng.integers((1, 1, 1, 1), (14, 16, 9, 9), (4, 4)):
+        torn[row : min(15, row + height), col : min(17, col + width)] = 255
+    known = torn != 255
+    whole = np.where(known, torn, drawn())
+    certain, true = (border_weights(torch.from_numpy(each)[None], sigma=sigma)[0][known] for each in (torn, whole))
+    assert (certain <= true + 1e-5).all()
 
 
 def test_border_cross_entropy_is_the_weighted_mean() -> None:

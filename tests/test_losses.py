@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,14 +17,27 @@ from torch.nn import functional as F
 
 from gimseg import losses
 from gimseg.errors import LossError
-from gimseg.losses import REGISTRY, Loss, Ramp, Term, parse_loss
+from gimseg.losses import PAPER_LETTERS, REGISTRY, Loss, Ramp, Term, parse_loss
 
 SMOOTHED = ("dice", "focal_tversky", "jaccard", "tversky")
-OWN_BINARY_FORM = {"bce", "lovasz"}
+
+
+def weighted(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss with weights that rise from class to class."""
+    return lambda logits, labels: REGISTRY[name](
+        logits, labels, class_weights=tuple(range(1, max(2, logits.shape[1]) + 1))
+    )
+
+
+LOSSES = {**REGISTRY, **{f"{name}, weighted": weighted(name) for name in ("bce", "border_ce", "ce")}}
+"""What the contract is of: each loss as it is, and those that take class weights with some."""
+ASKED_OF_EACH_CHANNEL = {"bce", "bce, weighted"}
+"""Channels are questions of their own, that of an absent class too."""
+OWN_BINARY_FORM = {*ASKED_OF_EACH_CHANNEL, "lovasz"}
 """One channel is not two channels: a sigmoid a channel; a hinge."""
-GEOMETRIC = {"border_ce", "boundary", "cldice", "hausdorff", "weighted_dice"}
+GEOMETRIC = {"border_ce", "border_ce, weighted", "boundary", "cldice", "hausdorff", "weighted_dice"}
 """Where a pixel lies matters: pixels cannot be shuffled."""
-CASES = [(name, channels) for name in REGISTRY for channels in (1, 2, 4)]
+CASES = [(name, channels) for name in LOSSES for channels in (1, 2, 4)]
 every_loss = pytest.mark.parametrize(("name", "channels"), CASES)
 
 
@@ -46,7 +61,7 @@ def sure(labels: Tensor, channels: int, strength: float = 30.0) -> Tensor:
 
 def gradient(name: str, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     logits = logits.detach().clone().requires_grad_()
-    loss = REGISTRY[name](logits, labels)
+    loss = LOSSES[name](logits, labels)
     loss.backward()
     assert logits.grad is not None
     return loss.detach(), logits.grad
@@ -89,8 +104,8 @@ def test_autocast_does_not_change_the_loss(name: str, channels: int) -> None:
     logits, labels = batch(channels)
     logits = logits.bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        cast = REGISTRY[name](logits, labels)
-    torch.testing.assert_close(cast, REGISTRY[name](logits.float(), labels), rtol=1e-6, atol=0)
+        cast = LOSSES[name](logits, labels)
+    torch.testing.assert_close(cast, LOSSES[name](logits.float(), labels), rtol=1e-6, atol=0)
 
 
 @every_loss
@@ -119,9 +134,9 @@ def test_an_empty_batch_unlearns_false_alarms(name: str, channels: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_the_truth_is_the_minimum(name: str, channels: int, seed: int) -> None:
     logits, labels = batch(channels, seed=seed)
-    best = REGISTRY[name](sure(labels, channels), labels)
+    best = LOSSES[name](sure(labels, channels), labels)
     assert best == pytest.approx(0, abs=1e-6)
-    assert best < REGISTRY[name](logits, labels) < REGISTRY[name](-sure(labels, channels), labels)
+    assert best < LOSSES[name](logits, labels) < LOSSES[name](-sure(labels, channels), labels)
     if name == "cldice":
         return  # A pixel beside the skeleton is none of its business.
     # One pixel less sure, of every class, makes each loss worse.
@@ -129,7 +144,7 @@ def test_the_truth_is_the_minimum(name: str, channels: int, seed: int) -> None:
         n, row, col = (labels == value).nonzero()[0]
         doubtful = sure(labels, channels).clone()
         doubtful[n, :, row, col] = 0
-        assert REGISTRY[name](doubtful, labels) > best
+        assert LOSSES[name](doubtful, labels) > best
 
 
 @every_loss
@@ -140,18 +155,18 @@ def test_ignoring_a_pixel_is_removing_it(name: str, channels: int) -> None:
     assert (slope.permute(0, 2, 3, 1)[~kept] == 0).all()
     if name not in GEOMETRIC:
         alone = logits.permute(0, 2, 3, 1)[kept].T[None, :, None], labels[kept][None, None]
-        torch.testing.assert_close(REGISTRY[name](logits, labels), REGISTRY[name](*alone))
+        torch.testing.assert_close(LOSSES[name](logits, labels), LOSSES[name](*alone))
 
 
 @every_loss
 def test_ignoring_a_margin_or_a_window_is_cutting_it_off(name: str, channels: int) -> None:
     """The edge of unlabelled ground is nobody's border."""
     logits, labels = batch(channels, ignored=0.1)
-    expected = REGISTRY[name](logits, labels)
+    expected = LOSSES[name](logits, labels)
     wide_logits, wide_labels = F.pad(logits, (3, 1, 2, 4), value=5.0), F.pad(labels, (3, 1, 2, 4), value=255)
-    torch.testing.assert_close(REGISTRY[name](wide_logits, wide_labels), expected)
+    torch.testing.assert_close(LOSSES[name](wide_logits, wide_labels), expected)
     more = torch.cat([logits, logits.flip(2)]), torch.cat([labels, torch.full_like(labels, 255)])
-    torch.testing.assert_close(REGISTRY[name](*more), expected)
+    torch.testing.assert_close(LOSSES[name](*more), expected)
 
 
 @every_loss
@@ -168,42 +183,42 @@ def test_what_is_said_of_ignored_pixels_does_not_matter(name: str, channels: int
 @every_loss
 def test_the_order_of_windows_and_pixels_does_not_matter(name: str, channels: int) -> None:
     logits, labels = batch(channels)
-    expected = REGISTRY[name](logits, labels)
-    torch.testing.assert_close(REGISTRY[name](logits.flip(0), labels.flip(0)), expected)
-    torch.testing.assert_close(REGISTRY[name](logits.flip(2, 3), labels.flip(1, 2)), expected)
-    torch.testing.assert_close(REGISTRY[name](logits.transpose(2, 3), labels.transpose(1, 2)), expected)
+    expected = LOSSES[name](logits, labels)
+    torch.testing.assert_close(LOSSES[name](logits.flip(0), labels.flip(0)), expected)
+    torch.testing.assert_close(LOSSES[name](logits.flip(2, 3), labels.flip(1, 2)), expected)
+    torch.testing.assert_close(LOSSES[name](logits.transpose(2, 3), labels.transpose(1, 2)), expected)
     if name in GEOMETRIC:
         return
     reshaped = logits.permute(1, 0, 2, 3).reshape(1, channels, 10, 6), labels.reshape(1, 10, 6)
-    torch.testing.assert_close(REGISTRY[name](*reshaped), expected)
+    torch.testing.assert_close(LOSSES[name](*reshaped), expected)
 
 
 @every_loss
 def test_the_type_of_labels_does_not_matter(name: str, channels: int) -> None:
     logits, labels = batch(channels)
     for kind in (torch.int64, torch.int32, torch.int16):
-        assert REGISTRY[name](logits, labels.to(kind)) == REGISTRY[name](logits, labels)
+        assert LOSSES[name](logits, labels.to(kind)) == LOSSES[name](logits, labels)
 
 
 @every_loss
 def test_the_gradient_is_that_of_finite_differences(name: str, channels: int) -> None:
     logits, labels = (whole[..., :3, :3] for whole in batch(channels, dtype=torch.float64))
-    assert torch.autograd.gradcheck(lambda x: REGISTRY[name](x, labels), logits.clone().requires_grad_())
+    assert torch.autograd.gradcheck(lambda x: LOSSES[name](x, labels), logits.clone().requires_grad_())
 
 
-@pytest.mark.parametrize("name", sorted(set(REGISTRY) - OWN_BINARY_FORM))
+@pytest.mark.parametrize("name", sorted(set(LOSSES) - OWN_BINARY_FORM))
 def test_one_channel_is_two_channels_with_the_background_at_zero(name: str) -> None:
     logits, labels = batch(1)
     both = torch.cat([torch.zeros_like(logits), logits], dim=1)
-    torch.testing.assert_close(REGISTRY[name](logits, labels), REGISTRY[name](both, labels))
+    torch.testing.assert_close(LOSSES[name](logits, labels), LOSSES[name](both, labels))
 
 
 def test_classes_that_the_batch_does_not_have_are_left_out() -> None:
     logits, labels = batch(2)
     unused = torch.full((2, 1, 5, 6), -200.0)
-    for name in set(REGISTRY) - {"bce"}:
+    for name in set(LOSSES) - ASKED_OF_EACH_CHANNEL:
         wide = torch.cat([logits, unused], dim=1)
-        torch.testing.assert_close(REGISTRY[name](wide, labels), REGISTRY[name](logits, labels))
+        torch.testing.assert_close(LOSSES[name](wide, labels), LOSSES[name](logits, labels))
 
 
 TEXTS = {
@@ -221,6 +236,7 @@ TEXTS = {
             Term("jaccard", 0.4, (("positive", 0.8), ("negative", 0.2))),
         )
     ),
+    "unified_focal(gamma=0.3, delta=0.7)": Loss((Term("unified_focal", 1.0, (("fn_weight", 0.7), ("exponent", 0.3))),)),
     "dice + ramp(0, 1)*boundary": Loss((Term("dice"), Term("boundary", Ramp(0, 1)))),
     "2*ramp(1, .5, end=0.5)*0.5*(dice + 2*ce)": Loss(
         (Term("dice", Ramp(1, 0.5, 0, 0.5)), Term("ce", Ramp(2, 1, 0, 0.5)))
@@ -228,6 +244,14 @@ TEXTS = {
     "(dice + ce)*ramp(1, 2, begin=0.1)": Loss((Term("dice", Ramp(1, 2, 0.1)), Term("ce", Ramp(1, 2, 0.1)))),
     "tversky(smooth=1e-7, fp_weight=.1)": Loss((Term("tversky", 1.0, (("fp_weight", 0.1), ("smooth", 1e-7))),)),
 }
+
+
+def test_arguments_of_one_meaning_have_one_name() -> None:
+    """Letters of papers are other spellings, never names of their own."""
+    arguments = {name for loss in REGISTRY.values() for name in inspect.signature(loss).parameters}
+    assert not arguments & {"alpha", "beta", "gamma", "delta", "lambda_"}
+    for name, letters in PAPER_LETTERS.items():
+        assert set(letters.values()) <= set(inspect.signature(REGISTRY[name]).parameters)
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -314,6 +338,7 @@ def test_a_gpu_gives_the_same(name: str, channels: int) -> None:
         ("focal_tversky(gamma=1.33)", "1/gamma.*write exponent"),
         ("focal(gamma=1, exponent=2)", "given twice"),
         ("lovasz(smooth=1)", "there are: none"),
+        ("weighted_dice(pixel_weights=[1])", "no argument 'pixel_weights'"),
         ("ramp(0, 1)*bce", "all weights.*0 at 0 of the training"),
         ("ramp(0, 1, begin=0.5)*bce + ramp(1, 0, end=0.5)*ce", "0 at 0.5 of the training"),
         ("bce + ramp(0, 0)*ce", "one above 0"),
@@ -360,10 +385,12 @@ def test_what_is_no_loss_is_refused_with_what_to_do(text: str, words: str) -> No
         (lambda: losses.focal_tversky_loss(*batch(1), exponent=-1), "exponent"),
         (lambda: losses.focal_loss(*batch(1), fg_weight=2), "0 to 1"),
         (lambda: losses.cross_entropy_loss(*batch(4), class_weights=[1, 2]), "2 numbers.*4"),
+        (lambda: losses.bce_loss(*batch(4), class_weights=[1, 2]), "2 numbers.*4, the background first"),
         (lambda: losses.jaccard_loss(*batch(1), positive=1), "both weights or none"),
         (lambda: losses.jaccard_loss(*batch(1), positive=0, negative=0), "both 0"),
         (lambda: losses.boundary_loss(*batch(1), cap=0.5), "at least 1"),
         (lambda: losses.unified_focal_loss(*batch(1), fn_weight=1.5), "0 to 1"),
+        (lambda: losses.unified_focal_loss(*batch(1), exponent=1.5), "exponent are 0 to 1"),
         (lambda: losses.cldice_loss(*batch(1), iterations=1.5), "whole number"),
         (lambda: losses.cldice_loss(*batch(1), smooth=0), "above 0"),
         (lambda: losses.weighted_dice_loss(*batch(1), torch.ones(2, 5)), r"\(2, 5\), needed is \(2, 5, 6\)"),
