@@ -117,6 +117,26 @@ def test_neighbours_that_share_an_edge_do_not_overlap(view: RasterView, tmp_path
     assert "roof (feature 3)" in texts[0] or "feature 2" in texts[0]
 
 
+def test_an_object_outside_every_area_is_told_but_not_background_there_nor_what_touches_the_border(
+    view: RasterView, tmp_path: Path
+) -> None:
+    drawn: Drawn = [
+        (box(43, 5, 47, 9), "roof"),
+        (box(41, 12, 45, 16), "roof"),
+        (box(38, 20, 45, 24), "roof"),
+        (box(43, 26, 47, 30), "background"),
+        (box(43, 31, 47, 35), "ignore"),
+    ]
+    found = checked(view, tmp_path, aoi=[AREA, (None, None)], objects=drawn)
+    (finding,) = (one for one in found.findings if one.layer == "objects")
+    assert (finding.feature, finding.fatal) == (1, False)
+    assert "outside every area of interest: only its inside is labelled" in finding.problem
+    assert box(43, 5, 47, 9).contains(shapely.Point(finding.place))
+    assert found.pixels["roof"] == 16 + 16 + 28
+    without = write(tmp_path / "without.gpkg", objects=drawn)
+    assert check_drawing(without, view, ROOF).findings == ()
+
+
 def test_another_crs_is_found_to_be_elsewhere(view: RasterView, tmp_path: Path) -> None:
     path = write(tmp_path / "correction.gpkg", "EPSG:32634", aoi=[AREA])
     assert "is its CRS right?" in check_drawing(path, view, ROOF).text()

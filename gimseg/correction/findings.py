@@ -26,6 +26,8 @@ from gimseg.vector_formats import layer_names
 
 # Digitising leaves neighbours overlapping by a hair: less than this share of a pixel is no contradiction.
 _OVERLAP_PX = 1.0
+# A predicted pixel is in an area when its centre is, and its outline was simplified: so far beyond is still the border.
+_BORDER_PX = 2.0
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ def check(
     found = [*_geometries(areas), *_geometries(objects), *_geometries(points)]
     found += [*_classes(objects, legend), *_classes(points, legend)]
     found += [finding for features in (areas, objects, points) for finding in _places(features, geobox)]
+    found += _beyond_areas(objects, areas, legend, geobox)
     found += [*_slivers(areas, geobox), *_slivers(objects, geobox)]
     found += [*_overlaps(objects, legend, geobox), *_contradictions(points, objects, legend)]
     return tuple(sorted(found, key=lambda one: (not one.fatal, one.layer, one.feature)))
@@ -162,6 +165,20 @@ def _places(features: Features, geobox: GeoBox) -> Iterator[Finding]:
         elif not frame.contains(shapely.box(*shape.bounds)):
             problem = "it reaches beyond the raster, where it labels nothing"
             yield Finding(features.layer, feature, _inside(shape), problem, fatal=False, of_raster=True)
+
+
+def _beyond_areas(objects: Features, areas: Features, legend: Legend, geobox: GeoBox) -> Iterator[Finding]:
+    """Objects of a class that lie outside every area; background and ignored ground are drawn there on purpose."""
+    bounds = shapely.make_valid(areas.shapes[~(shapely.is_missing(areas.shapes) | shapely.is_empty(areas.shapes))])
+    if not len(bounds):
+        return
+    known, reach = drawing_legend(legend), _BORDER_PX * max(abs(geobox.resolution.x), abs(geobox.resolution.y))
+    of_class = np.array([known.value_of(text) in legend.values for text in objects.classes], bool)
+    chosen = np.flatnonzero(of_class & shapely.intersects(shapely.make_valid(objects.shapes), geobox.extent.geom))
+    near = shapely.STRtree(bounds).query(shapely.make_valid(objects.shapes[chosen]), "dwithin", distance=reach)[0]
+    for place in np.delete(chosen, np.unique(near)):
+        problem = "it lies outside every area of interest: only its inside is labelled, what is around it is not"
+        yield Finding(objects.layer, int(objects.ids[place]), _inside(objects.shapes[place]), problem, fatal=False)
 
 
 def _slivers(features: Features, geobox: GeoBox) -> Iterator[Finding]:
