@@ -162,6 +162,37 @@ def test_nothing_changed_is_told(view: RasterView, tmp_path: Path) -> None:
     assert "nothing was changed" in found.text()
 
 
+MARKS: dict[str, tuple[dict[str, Drawn], str]] = {
+    "points": ({"points": [(box(x, 30, x + 1, 31).centroid, "background") for x in (20, 25)]}, ", 2 points"),
+    "a point": ({"points": [(box(20, 30, 21, 31).centroid, "ignore")]}, ", 1 point"),
+    "background": ({"objects": [(box(20, 30, 24, 34), "background")]}, ", 1 background"),
+    "ignored": ({"objects": [(box(20, 30, 24, 34), " Ignore")]}, ", 1 ignored"),
+}
+
+
+@pytest.mark.parametrize("name", MARKS)
+def test_points_and_polygons_of_no_class_are_changes(name: str, view: RasterView, tmp_path: Path) -> None:
+    predicted: Drawn = [(box(5, 5, 9, 9), "roof")]
+    layers, told = MARKS[name]
+    objects = predicted + layers.get("objects", [])
+    found = checked(view, tmp_path, aoi=[AREA], prediction=predicted, **(layers | {"objects": objects}))
+    assert f"objects: 1 kept, 0 reshaped, 0 reclassified, 0 added, 0 removed{told}\n" in found.text()
+    assert "nothing was changed" not in found.text()
+
+
+def test_what_is_drawn_by_another_word_for_its_class_is_an_object(view: RasterView, tmp_path: Path) -> None:
+    legend = Legend.from_dict({"classes": [{"name": "roof", "values": ["house"]}]})
+    found = checked(
+        view,
+        tmp_path,
+        legend,
+        aoi=[AREA],
+        objects=[(box(5, 5, 9, 9), "House")],
+        prediction=[(box(5, 5, 9, 9), "roof")],
+    )
+    assert found.changes == Changes(kept=1)
+
+
 def test_comparing_a_layer_with_itself_keeps_all_and_is_empty_of_changes() -> None:
     shapes = np.array([box(x, 0, x + 3, 3) for x in range(0, 40, 4)], object)
     names = np.array(["roof", "tree"] * 5, object)

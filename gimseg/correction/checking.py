@@ -14,7 +14,17 @@ import shapely
 from odc.geo.geobox import GeoBox
 
 from gimseg.correction.changes import Changes, compare_objects, parts_inside
-from gimseg.correction.drawing import AOI, CLASS_FIELD, OBJECTS, POINTS, PREDICTION, Drawing
+from gimseg.correction.drawing import (
+    AOI,
+    BACKGROUND_NAME,
+    CLASS_FIELD,
+    IGNORE_NAME,
+    OBJECTS,
+    POINTS,
+    PREDICTION,
+    Drawing,
+    drawing_legend,
+)
 from gimseg.correction.findings import Features, Finding, check, read_features, worth_keeping
 from gimseg.correction.grounds import drawn_parts, open_rasters
 from gimseg.correction.rounds import Correction
@@ -79,8 +89,8 @@ def check_drawing(
     geobox = view.geobox
     findings = list(check(path, geobox, legend, vector_crs=vector_crs))
     drawing = Drawing.read(path, geobox, legend, vector_crs=vector_crs)
-    areas, objects, predicted = (
-        read_features(path, layer, geobox, vector_crs=vector_crs) for layer in (AOI, OBJECTS, PREDICTION)
+    areas, predicted, objects, points = (
+        read_features(path, layer, geobox, vector_crs=vector_crs) for layer in (AOI, PREDICTION, OBJECTS, POINTS)
     )
     findings += _beyond_the_image(areas, view)
     pixels = _count(drawing, view)
@@ -88,7 +98,7 @@ def check_drawing(
         findings.append(replace(_whole(_NOTHING, True), of_raster=True))
     changes = None
     if PREDICTION in layer_names(path):
-        changes = _changes(areas, objects, predicted, legend)
+        changes = _changes(areas, predicted, objects, points, legend)
         if not changes.any:
             findings.append(_whole("nothing was changed: it confirms the prediction in its areas", False))
     return Checked(_in_order(findings), changes, pixels)
@@ -195,19 +205,22 @@ def _whole(problem: str, fatal: bool) -> Finding:
     return Finding("drawing", None, (float("nan"), float("nan")), problem, fatal)
 
 
-def _changes(areas: Features, objects: Features, predicted: Features, legend: Legend) -> Changes:
-    """Objects in the areas of interest, against what was predicted there."""
-    names = {name.casefold() for name in legend.names}
-    chosen = []
+def _changes(areas: Features, predicted: Features, objects: Features, points: Features, legend: Legend) -> Changes:
+    """What was drawn, against what was predicted in the areas of interest."""
+    known = drawing_legend(legend)
     inside = shapely.make_valid(areas.shapes[~shapely.is_missing(areas.shapes)])
-    for features in (predicted, objects):
-        there = ~(shapely.is_missing(features.shapes) | shapely.is_empty(features.shapes))
-        there &= np.array([(text or "").strip().casefold() in names for text in features.classes], bool)
-        shapes = shapely.make_valid(features.shapes[there])
-        meets = parts_inside(shapes, inside) if features is predicted else np.ones(len(shapes), bool)
-        texts = np.array([text.strip().casefold() for text in features.classes[there]], object)
-        chosen += [shapes[meets], texts[meets]]
-    return compare_objects(*chosen)
+    (before, said), (drawn, meant), (_, pointed) = (_known(one, known) for one in (predicted, objects, points))
+    meets, of_class = parts_inside(before, inside), np.isin(meant, legend.values)
+    compared = compare_objects(before[meets], said[meets], drawn[of_class], meant[of_class])
+    nothing, ignore = (int((meant == known.find(name).value).sum()) for name in (BACKGROUND_NAME, IGNORE_NAME))
+    return replace(compared, points=len(pointed), background=nothing, ignored=ignore)
+
+
+def _known(features: Features, known: Legend) -> tuple[np.ndarray, np.ndarray]:
+    """Valid geometries of the features that say anything, (n,), and the values of their classes."""
+    values = np.array([known.value_of(text) or 0 for text in features.classes], int)
+    there = (values > 0) & ~(shapely.is_missing(features.shapes) | shapely.is_empty(features.shapes))
+    return shapely.make_valid(features.shapes[there]), values[there]
 
 
 def _beyond_the_image(areas: Features, view: RasterView) -> Iterator[Finding]:
