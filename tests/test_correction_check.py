@@ -9,10 +9,14 @@ import numpy as np
 import pyogrio
 import pytest
 import shapely
+from click.testing import CliRunner
+from projects_for_tests import small_model
 from worlds import north_up, write_raster
 
+from gimseg.cli import cli
 from gimseg.correction.changes import Changes, compare_objects
 from gimseg.correction.checking import Checked, check_drawing, fix_drawing
+from gimseg.correction.rounds import Correction, Opening
 from gimseg.errors import CorrectionError
 from gimseg.legend import Legend
 from gimseg.rasters import RasterView, open_raster
@@ -224,6 +228,57 @@ def test_fixing_leaves_nothing_fixable_and_keeps_the_rest(view: RasterView, tmp_
     assert mended.geometry.is_valid.all()
     assert set(pyogrio.list_layers(path)[:, 0]) == {"aoi", "objects", "prediction"}
     assert fix_drawing(path, view, ROOF) == 0
+
+
+def test_a_polygon_without_an_area_is_left_out(view: RasterView, tmp_path: Path) -> None:
+    line = [(LEFT + x, TOP - 20) for x in (5, 9, 7)]
+    thin = [(LEFT + x, TOP - y) for x, y in ((5, 5), (5.1, 20), (5.1, 5), (5, 20))]
+    drawn: Drawn = [(shapely.Polygon(line), "roof"), (shapely.Polygon(thin), "roof"), (box(20, 5, 25, 9), " ")]
+    path = write(tmp_path / "correction.gpkg", aoi=[AREA], objects=drawn)
+    assert not check_drawing(path, view, ROOF).usable
+    assert fix_drawing(path, view, ROOF) == 3
+    assert check_drawing(path, view, ROOF).findings == ()
+    assert fix_drawing(path, view, ROOF) == 0
+
+
+def test_a_class_that_no_column_holds_is_given(view: RasterView, tmp_path: Path) -> None:
+    path = write(tmp_path / "correction.gpkg", aoi=[AREA])
+    geopandas.GeoDataFrame(geometry=[box(20, 5, 25, 9)], crs="EPSG:32633").to_file(path, layer="objects")
+    assert fix_drawing(path, view, ROOF) == 1
+    assert check_drawing(path, view, ROOF).findings == ()
+
+
+@pytest.mark.parametrize("said", [None, "EPSG:32634"])
+def test_layers_in_a_declared_crs_are_mended_and_say_what_they_said(
+    said: str | None, view: RasterView, tmp_path: Path
+) -> None:
+    path = tmp_path / "correction.gpkg"
+    for layer, shapes in (("aoi", [box(2, 2, 40, 38)]), ("objects", [box(5, 5, 10, 10), None])):
+        frame = geopandas.GeoDataFrame({"class": ["roof"] * len(shapes)}, geometry=shapes, crs=said)
+        frame.to_file(path, layer=layer, engine="pyogrio")
+    assert fix_drawing(path, view, ROOF, vector_crs="EPSG:32633") == 1
+    assert check_drawing(path, view, ROOF, vector_crs="EPSG:32633").pixels["roof"] == 25
+    assert {pyogrio.read_info(path, layer=layer)["crs"] for layer in ("aoi", "objects")} == {said}
+
+
+def test_how_many_features_were_mended_is_told_by_the_command(view: RasterView, tmp_path: Path) -> None:
+    small_model(0).save(tmp_path / "model")
+    folder, parent, raster = (str(tmp_path / name) for name in ("corrections/bad", "model", "image.tif"))
+    made = Correction(Path(folder), parent, (raster,), Opening(vector_crs="EPSG:32633"))
+    made.folder.mkdir(parents=True)
+    made.write()
+    shapes = [box(5, 5, 10, 10), None, box(20, 5, 25, 9)]
+    frame = geopandas.GeoDataFrame({"class": ["bright", "bright", None]}, geometry=shapes)
+    frame.to_file(made.gpkg, layer="objects", engine="pyogrio")
+    said = [
+        CliRunner().invoke(cli, ["correct", "check", "bad", "--project", str(tmp_path), *fix])
+        for fix in ([], ["--fix"], ["--fix"])
+    ]
+    assert [(one.exit_code, one.output.splitlines()[0]) for one in said[1:]] == [
+        (0, "mended 2 features"),
+        (0, "mended 0 features"),
+    ]
+    assert said[0].exit_code == 1 and "mended" not in said[0].output
 
 
 def test_what_is_open_elsewhere_or_no_geopackage_is_not_mended(view: RasterView, tmp_path: Path) -> None:

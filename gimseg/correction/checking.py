@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pyogrio
 import shapely
-from odc.geo.geobox import GeoBox
 
 from gimseg.correction.changes import Changes, compare_objects, parts_inside
 from gimseg.correction.drawing import (
@@ -36,6 +38,7 @@ from gimseg.outputs import staged
 from gimseg.rasters import RasterView, Roi
 from gimseg.tiling import chunks
 from gimseg.vector_formats import find_kind, layer_names
+from gimseg.vector_geometry import repaired
 from gimseg.vectors import Shapes
 
 _BLOCK = 1024
@@ -52,11 +55,13 @@ class Checked:
         findings: errors first.
         changes: against the prediction; None where the file holds none.
         pixels: labelled and valid, by class name, ``background`` among them.
+        mended: features that were mended before; None where nobody asked for it.
     """
 
     findings: tuple[Finding, ...]
     changes: Changes | None
     pixels: dict[str, int]
+    mended: int | None = None
 
     @property
     def usable(self) -> bool:
@@ -64,8 +69,9 @@ class Checked:
         return not any(finding.fatal for finding in self.findings)
 
     def text(self) -> str:
-        """Lines for people: findings, then a summary."""
-        lines = [finding.text() for finding in self.findings]
+        """Lines for people: what was mended, findings, then a summary."""
+        lines = [] if self.mended is None else [f"mended {self.mended} feature{'s' * (self.mended != 1)}"]
+        lines += [finding.text() for finding in self.findings]
         if self.changes is not None:
             lines.append(f"objects: {self.changes.text()}")
         lines.append("labelled: " + ", ".join(f"{name} {count:,} px" for name, count in self.pixels.items()))
@@ -153,17 +159,21 @@ def _in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda one: (not one.fatal, one.layer, one.feature or 0)))
 
 
-def fix_drawing(path: str | os.PathLike[str], view: RasterView, legend: Legend) -> int:
+def fix_drawing(
+    path: str | os.PathLike[str], view: RasterView, legend: Legend, *, vector_crs: str | None = None
+) -> int:
     """Mend what can be mended without a guess, in place: whole or not at all.
 
-    Features without a geometry, and slivers, are left out; invalid polygons are made
-    valid; where the model has one class, a missing class is that one. Other columns,
-    layers and styles stay. Features of a layer that was mended are numbered anew.
+    Features without a geometry or an area, and slivers, are left out; invalid polygons are
+    made valid; where the model has one class, a missing class is that one. Other columns,
+    layers, styles and what a layer says of its CRS stay. Features of a layer that was mended
+    are numbered anew.
 
     Args:
         path: a GeoPackage that no other program has open.
         view: the raster at the model's resolution.
         legend: of the model.
+        vector_crs: of layers that have no CRS, or a wrong one; it is not written to them.
 
     Returns:
         features that were left out or changed.
@@ -182,23 +192,34 @@ def fix_drawing(path: str | os.PathLike[str], view: RasterView, legend: Legend) 
     with staged(path) as part:
         shutil.copyfile(path, part)
         for layer in set(layer_names(path)) & {AOI, OBJECTS, POINTS}:
-            mended += _fix_layer(part, layer, view.geobox, legend)
+            mended += _fix_layer(part, read_features(path, layer, view.geobox, vector_crs=vector_crs), view, legend)
     return mended
 
 
-def _fix_layer(path: Path, layer: str, geobox: GeoBox, legend: Legend) -> int:
-    frame = pyogrio.read_dataframe(path, layer=layer)
-    kept = frame[worth_keeping(read_features(path, layer, geobox), geobox)].copy()
-    broken = ~kept.geometry.is_valid
-    kept.loc[broken, kept.geometry.name] = kept.geometry[broken].make_valid(method="structure", keep_collapsed=False)
-    unnamed = kept[CLASS_FIELD].isna() if CLASS_FIELD in kept and legend.is_binary and layer != AOI else broken & False
-    if unnamed.any():
-        kept.loc[unnamed, CLASS_FIELD] = legend.names[0]
-    count = len(frame) - len(kept) + int((broken | unnamed).sum())
-    if count:
-        several = bool((kept.geometry.geom_type == "MultiPolygon").any())
-        pyogrio.write_dataframe(kept, path, layer=layer, driver="GPKG", promote_to_multi=several)
-    return count
+def _fix_layer(path: Path, features: Features, view: RasterView, legend: Legend) -> int:
+    """Mend a layer, whose features are given in the raster's CRS, too."""
+    frame = pyogrio.read_dataframe(path, layer=features.layer)
+    shapes, on_raster = frame.geometry.to_numpy().copy(), features.shapes.copy()
+    broken = ~(shapely.is_valid(shapes) | shapely.is_missing(shapes))
+    # What has no area is empty now, and what is a sliver shows itself.
+    shapes[broken], on_raster[broken] = (repaired(one[broken], Counter()) for one in (shapes, on_raster))
+    kept = worth_keeping(features._replace(shapes=on_raster), view.geobox) & ~shapely.is_empty(shapes)
+    nameless = np.array([not (text or "").strip() for text in features.classes], bool)
+    unnamed = nameless & (legend.is_binary and features.layer != AOI)
+    changed = ~kept | broken | unnamed
+    if changed.any():
+        if unnamed.any():
+            frame.loc[unnamed, CLASS_FIELD] = legend.names[0]
+        _write_layer(path, features.layer, frame.set_geometry(shapes, crs=frame.crs)[kept])
+    return int(changed.sum())
+
+
+def _write_layer(path: Path, layer: str, frame: geopandas.GeoDataFrame) -> None:
+    several = bool((frame.geometry.geom_type == "MultiPolygon").any())
+    with warnings.catch_warnings():
+        # A layer without a CRS stays one: the correction says what it is in.
+        warnings.filterwarnings("ignore", message="'crs' was not provided")
+        pyogrio.write_dataframe(frame, path, layer=layer, driver="GPKG", promote_to_multi=several)
 
 
 def _whole(problem: str, fatal: bool) -> Finding:

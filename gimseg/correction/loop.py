@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,13 +38,18 @@ def check(id: str, *, project: Folder = ".", model: Folder | None = None, fix: b
     """
     correction = Project(Path(project)).correction(id)
     loaded = Model.load(model or correction.project.deployed() or correction.parent)
-    if fix:
-        if correction.truth is not None:
-            raise CorrectionError(
-                f"correction {id!r} is a Dataset, whose files are not changed: mend them in QGIS (Fix geometries)"
-            )
-        fix_drawing(correction.gpkg, open_rasters(correction, loaded.recipe)[0].view, loaded.recipe.legend)
-    return check_correction(correction, loaded)
+    mended = _mend(correction, loaded) if fix else None
+    return replace(check_correction(correction, loaded), mended=mended)
+
+
+def _mend(correction: Correction, model: Model) -> int:
+    if correction.truth is not None:
+        raise CorrectionError(
+            f"correction {correction.id!r} is a Dataset, whose files are not changed: mend them in QGIS (Fix "
+            "geometries)"
+        )
+    view, crs = open_rasters(correction, model.recipe)[0].view, correction.opening.vector_crs
+    return fix_drawing(correction.gpkg, view, model.recipe.legend, vector_crs=crs)
 
 
 def train(
