@@ -16,6 +16,7 @@ import pyogrio
 import shapely
 
 from gimseg.correction.changes import Changes, compare_objects, parts_inside
+from gimseg.correction.dataset_findings import check_truth, other_notes
 from gimseg.correction.drawing import (
     AOI,
     BACKGROUND_NAME,
@@ -27,9 +28,10 @@ from gimseg.correction.drawing import (
     Drawing,
     drawing_legend,
 )
-from gimseg.correction.findings import Features, Finding, check, read_features, worth_keeping
-from gimseg.correction.grounds import drawn_parts, open_rasters
+from gimseg.correction.findings import Features, Finding, Meant, check, read_features, worth_keeping
+from gimseg.correction.grounds import drawn_parts, fit_dataset, open_rasters
 from gimseg.correction.rounds import Correction
+from gimseg.datasets import Dataset
 from gimseg.errors import CorrectionError
 from gimseg.labelled_scenes import LabelledScene
 from gimseg.legend import BACKGROUND, UNLABELLED, Legend
@@ -44,6 +46,8 @@ from gimseg.vectors import Shapes
 _BLOCK = 1024
 # An area that is mostly beyond the image was drawn in the wrong place.
 _MOSTLY = 0.5
+# A layer of a town can have thousands of faults of one kind; errors come first.
+_TOLD = 100
 _NOTHING = "it labels no pixel of the raster: draw an area of interest, an object or a point"
 
 
@@ -71,7 +75,9 @@ class Checked:
     def text(self) -> str:
         """Lines for people: what was mended, findings, then a summary."""
         lines = [] if self.mended is None else [f"mended {self.mended} feature{'s' * (self.mended != 1)}"]
-        lines += [finding.text() for finding in self.findings]
+        lines += [finding.text() for finding in self.findings[:_TOLD]]
+        if len(self.findings) > _TOLD:
+            lines.append(f"... and {len(self.findings) - _TOLD} more, which correct.check(...).findings holds")
         if self.changes is not None:
             lines.append(f"objects: {self.changes.text()}")
         lines.append("labelled: " + ", ".join(f"{name} {count:,} px" for name, count in self.pixels.items()))
@@ -117,8 +123,9 @@ def check_correction(correction: Correction, model: Model) -> Checked:
         GimsegError: a layer or a raster cannot be read at all.
     """
     scenes = open_rasters(correction, model.recipe)
-    if correction.truth is not None:
-        return _check_dataset(scenes)
+    dataset = correction.dataset()
+    if dataset is not None:
+        return _check_dataset(fit_dataset(dataset, model.recipe), scenes)
     crs, legend = correction.opening.vector_crs, model.recipe.legend
     each = [check_drawing(correction.gpkg, scene.view, legend, vector_crs=crs) for scene in scenes]
     return _together(each)
@@ -138,10 +145,11 @@ def _together(each: Sequence[Checked]) -> Checked:
     return Checked(_in_order(findings.values()), each[0].changes, pixels)
 
 
-def _check_dataset(scenes: Sequence[LabelledScene]) -> Checked:
-    """What its files say of themselves, and whether anything is labelled."""
-    notes = dict.fromkeys(note for scene in scenes for note in scene.notes)
-    findings = [_whole(note, False) for note in notes]
+def _check_dataset(dataset: Dataset, scenes: Sequence[LabelledScene]) -> Checked:
+    """What its layers and files say of themselves, and whether anything is labelled."""
+    found = [_whole(note, False) for note in other_notes(dataset, scenes)]
+    found += [finding for scene in scenes for finding in check_truth(dataset, scene)]
+    findings = [*{(one.layer, one.feature, one.problem): one for one in found}.values()]
     legend = scenes[0].legend
     counts = np.zeros(256, np.int64)
     for scene in scenes:
@@ -230,18 +238,13 @@ def _changes(areas: Features, predicted: Features, objects: Features, points: Fe
     """What was drawn, against what was predicted in the areas of interest."""
     known = drawing_legend(legend)
     inside = shapely.make_valid(areas.shapes[~shapely.is_missing(areas.shapes)])
-    (before, said), (drawn, meant), (_, pointed) = (_known(one, known) for one in (predicted, objects, points))
-    meets, of_class = parts_inside(before, inside), np.isin(meant, legend.values)
-    compared = compare_objects(before[meets], said[meets], drawn[of_class], meant[of_class])
-    nothing, ignore = (int((meant == known.find(name).value).sum()) for name in (BACKGROUND_NAME, IGNORE_NAME))
-    return replace(compared, points=len(pointed), background=nothing, ignored=ignore)
-
-
-def _known(features: Features, known: Legend) -> tuple[np.ndarray, np.ndarray]:
-    """Valid geometries of the features that say anything, (n,), and the values of their classes."""
-    values = np.array([known.value_of(text) or 0 for text in features.classes], int)
-    there = (values > 0) & ~(shapely.is_missing(features.shapes) | shapely.is_empty(features.shapes))
-    return shapely.make_valid(features.shapes[there]), values[there]
+    before, drawn, clicks = (Meant.of(one, known, known.values) for one in (predicted, objects, points))
+    meets, of_class = parts_inside(before.features.shapes, inside), np.isin(drawn.values, legend.values)
+    compared = compare_objects(
+        before.features.shapes[meets], before.values[meets], drawn.features.shapes[of_class], drawn.values[of_class]
+    )
+    nothing, ignore = (int((drawn.values == known.find(name).value).sum()) for name in (BACKGROUND_NAME, IGNORE_NAME))
+    return replace(compared, points=len(clicks.values), background=nothing, ignored=ignore)
 
 
 def _beyond_the_image(areas: Features, view: RasterView) -> Iterator[Finding]:
