@@ -12,11 +12,13 @@ import numpy as np
 import pyogrio
 import pytest
 import shapely
+from click.testing import CliRunner, Result
 from networks_for_tests import brightness_model
 from projects_for_tests import OPTIONS, small_model
 from worlds import noise, north_up, write_raster
 
 from gimseg import correct
+from gimseg.cli import cli
 from gimseg.correction.checking import Checked, check_correction
 from gimseg.correction.findings import Finding
 from gimseg.correction.rounds import Correction, table_of
@@ -195,3 +197,50 @@ def test_a_training_is_refused(tmp_path: Path) -> None:
     truth = layer(tmp_path / "truth.gpkg", [*CORNERS, (box(20, 20, 60, 40), "roof"), (box(50, 20, 90, 40), "road")])
     with pytest.raises(CorrectionError, match=r"truth\.gpkg, feature 3 at .*: roof overlaps road \(feature 4\)"):
         correct.train(Dataset("bad", 1.0, [path], [truth], legend=TWO), project=tmp_path, model=tmp_path / "model")
+
+
+def paths_in(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_dataset_is_checked_before_it_is_a_correction_and_nothing_is_written(tmp_path: Path) -> None:
+    small_model(0).save(tmp_path / "model")
+    write_raster(tmp_path / "big.tif", noise((1, SIDE, SIDE)), transform=north_up(1.0, left=LEFT, top=TOP))
+    layer(tmp_path / "right.gpkg", CORNERS)
+    clash = layer(tmp_path / "wrong.gpkg", [*CORNERS, (box(20, 20, 30, 30), None)])
+    table = '[[dataset]]\ntag = "{0}"\nspatial_resolution = 1.0\nimage_paths = ["big.tif"]\nmask_paths = ["{0}.gpkg"]\n'
+    told = '[dataset.legend]\nfield = "kind"\nclasses = [{{ name = "bright", values = ["roof", "house"] }}]\n'
+    for name in ("right", "wrong"):
+        (tmp_path / f"{name}.toml").write_text(table.format(name) + told.format())
+    (tmp_path / "far.toml").write_text(table.format("right") + 'aoi_paths = ["far.gpkg"]\n')
+    layer(tmp_path / "far.gpkg", [(box(5000, 0, 5010, 10), "x")])
+    before = paths_in(tmp_path)
+    options = ["--project", str(tmp_path), "-m", str(tmp_path / "model")]
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(cli, ["correct", "check", *arguments, *options])
+
+    right, both, nowhere, none, mended = (
+        run("--dataset", str(tmp_path / "right.toml")),
+        run(*(f"--dataset={tmp_path / name}.toml" for name in ("right", "wrong"))),
+        run("--dataset", str(tmp_path / "far.toml")),
+        run(),
+        run("--fix", "--dataset", str(tmp_path / "right.toml")),
+    )
+    assert right.exit_code == 0 and right.output.splitlines() == ["labelled: background 39,894 px, bright 106 px"]
+    lines = both.output.splitlines()
+    assert both.exit_code == 0 and lines[0] == "right:" and lines[2] == "wrong:"
+    assert lines[3].startswith(f"warning: {clash.name}, feature 3 at ") and "it has no class" in lines[3]
+    assert nowhere.exit_code == 1 and "it labels no pixel of the raster" in nowhere.output
+    assert none.exit_code == 2 and "--dataset FILE.toml" in none.output
+    assert "whose files are not changed" in str(mended.exception)
+    assert paths_in(tmp_path) == before
+
+
+def test_a_dataset_may_not_be_called_like_what_was_drawn(tmp_path: Path) -> None:
+    made = Correction(tmp_path / "corrections" / "bad", "builtin", (str(tmp_path / "big.tif"),))
+    made.folder.mkdir(parents=True)
+    made.write()
+    write_raster(tmp_path / "big.tif", noise((1, SIDE, SIDE)), transform=north_up(1.0, left=LEFT, top=TOP))
+    with pytest.raises(CorrectionError, match="was drawn in"):
+        correct.check(Dataset("bad", 1.0, [tmp_path / "big.tif"]), project=tmp_path)
