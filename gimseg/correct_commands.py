@@ -28,6 +28,13 @@ project_option = click.option(
 corrected_option = click.option(
     "-m", "--model", type=click.Path(), help="Model to correct. [default: the project's deployed one, else builtin]"
 )
+dataset_option = click.option(
+    "--dataset",
+    "dataset_files",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False),
+    help="Dataset file (.toml) of rasters and their right boundaries: each dataset is a correction.",
+)
 
 
 @click.group(cls=PipelineOrder)
@@ -87,21 +94,38 @@ def start(id: str, rasters: tuple[str, ...], aoi: str, quiet: bool, **given: Any
 
 
 @correct.command()
-@click.argument("id")
+@click.argument("ids", nargs=-1)
+@dataset_option
 @click.option("--fix", is_flag=True, help="Mend first what can be mended without a guess.")
 @corrected_option
 @project_option
-def check(id: str, **given: Any) -> None:
-    """Tell what in correction ID would mislead a training, and what it labels.
+def check(ids: tuple[str, ...], dataset_files: tuple[str, ...], **given: Any) -> None:
+    """Tell what in corrections IDS, or in those of --dataset, would mislead a training, and what they label.
 
-    Ends with 1 if there are errors.
+    Nothing is written without --fix; datasets need not be corrections of the project yet. Ends
+    with 1 if there are errors.
     """
     from gimseg.correction.loop import check as run
 
-    checked = run(id, **given)
-    click.echo(checked.text())
-    if not checked.usable:
+    named = _named(ids, dataset_files)
+    usable = True
+    for one in named:
+        checked = run(one, **given)
+        if len(named) > 1:
+            click.echo(f"{one if isinstance(one, str) else one.tag}:")
+        click.echo(checked.text())
+        usable &= checked.usable
+    if not usable:
         raise click.exceptions.Exit(1)
+
+
+def _named(ids: tuple[str, ...], dataset_files: tuple[str, ...]) -> list[Any]:
+    """Names of corrections, then Datasets."""
+    from gimseg.datasets import read_datasets
+
+    if not ids and not dataset_files:
+        raise click.UsageError("name a correction (gimseg correct list shows them), or give --dataset FILE.toml")
+    return [*ids, *(dataset for path in dataset_files for dataset in read_datasets(path))]
 
 
 def learning_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -123,13 +147,7 @@ def learning_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @correct.command()
 @click.argument("ids", nargs=-1)
-@click.option(
-    "--dataset",
-    "dataset_files",
-    multiple=True,
-    type=click.Path(exists=True, dir_okay=False),
-    help="Dataset file (.toml) of rasters and their right boundaries: each dataset is a correction.",
-)
+@dataset_option
 @click.option(
     "--replay",
     type=click.Path(exists=True, dir_okay=False),
@@ -154,14 +172,11 @@ def train(ids: tuple[str, ...], dataset_files: tuple[str, ...], replay: str | No
     from gimseg.correction.loop import train as run
     from gimseg.datasets import read_datasets
 
-    if not ids and not dataset_files:
-        raise click.UsageError("name a correction (gimseg correct list shows them), or give --dataset FILE.toml")
+    corrections = _named(ids, dataset_files)
     named = ("loss", "learning_rate", "epochs", "windows_per_epoch", "batch", "minutes", "old_share", "seed")
     chosen = {name: value for name in named if (value := given.pop(name)) is not None}
-    datasets = [dataset for path in dataset_files for dataset in read_datasets(path)]
     done = run(
-        *ids,
-        *datasets,
+        *corrections,
         replay=read_datasets(replay) if replay else None,
         settings=replace(LEARNING, **chosen),
         progress=progress_of(quiet),

@@ -32,6 +32,8 @@ _HEAD = 65536
 _ALLOWED = (
     "Shapefile (.shp), GeoPackage (.gpkg), GeoJSON (.geojson, .geojsonl), FlatGeobuf (.fgb) or GeoParquet (.parquet)"
 )
+NO_GEOMETRY = "features without a geometry are left out"
+"""The end of the note that counts them."""
 _OWN_LAYERS = {"polygons", "aoi", "blocks"}  # of a prediction's GeoPackage: objects, and what frames them
 _READ_FAULTS = (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, pyogrio.errors.FeatureError)
 
@@ -77,9 +79,9 @@ def find_source(path: str, layer: str | None = None) -> Source:
     with _readable(path, kind):
         names, notes = _choose_layer(path, kind, layer or named)
         info = pyogrio.read_info(_address(path, kind), layer=names, force_feature_count=True, force_total_bounds=True)
-        nulls = _count_null(path, kind, names, str(info["geometry_name"]))
+        nulls = len(_null_numbers(path, kind, names, str(info["geometry_name"])))
     if nulls:
-        notes += (f"{nulls} features without a geometry are left out",)
+        notes += (f"{nulls} {NO_GEOMETRY}",)
     return Source(
         path=path,
         kind=kind,
@@ -151,17 +153,53 @@ def read_columns(
     """
     if source.kind == "GeoParquet":
         return _read_parquet(source, columns, bounds)
+    return _read_driver(source, columns, bounds)[1:]
+
+
+def read_numbered(
+    source: Source, columns: Sequence[str], bounds: Bounds | None
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """As :func:`read_columns`, with the number of each feature, as QGIS shows it; first.
+
+    Raises:
+        VectorError: the file is damaged.
+    """
+    if source.kind != "GeoParquet":
+        return _read_driver(source, columns, bounds)
+    # Rows are numbered by their place in the file, so all of them are read.
+    geometries, attributes = _read_parquet(source, columns, None)
+    near = np.ones(len(geometries), bool) if bounds is None else shapely.intersects(geometries, shapely.box(*bounds))
+    return np.flatnonzero(near), geometries[near], {name: values[near] for name, values in attributes.items()}
+
+
+def find_null(source: Source) -> np.ndarray:
+    """Numbers of the features of a layer that have no geometry, (n,).
+
+    Raises:
+        VectorError: the file is damaged.
+    """
+    if source.kind == "GeoParquet":
+        return np.flatnonzero(shapely.is_missing(_read_parquet(source, (), None)[0]))
     with _readable(source.path, source.kind):
-        layer, _, geometries, attributes = pyogrio.raw.read(
+        name = pyogrio.read_info(_address(source.path, source.kind), layer=source.layer)["geometry_name"]
+        return _null_numbers(source.path, source.kind, source.layer, str(name))
+
+
+def _read_driver(
+    source: Source, columns: Sequence[str], bounds: Bounds | None
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    with _readable(source.path, source.kind):
+        layer, numbers, geometries, attributes = pyogrio.raw.read(
             _address(source.path, source.kind),
             layer=source.layer,
             columns=list(columns),
             bbox=bounds,
             force_2d=True,
+            return_fids=True,
         )
     # They come in the order of the layer, whatever order was asked for.
     values = dict(zip(layer["fields"], attributes, strict=True))
-    return _decode(geometries), {name: np.asarray(values[name], object) for name in columns}
+    return np.asarray(numbers), _decode(geometries), {name: np.asarray(values[name], object) for name in columns}
 
 
 def _decode(geometries: np.ndarray) -> np.ndarray:
@@ -260,11 +298,11 @@ def _choose_layer(path: str, kind: str, asked: str | None) -> tuple[str | None, 
     )
 
 
-def _count_null(path: str, kind: str, layer: str | None, geometry_name: str) -> int:
-    """Features without a geometry, which a search by place never meets."""
+def _null_numbers(path: str, kind: str, layer: str | None, geometry_name: str) -> np.ndarray:
+    """Numbers of the features without a geometry, which a search by place never meets."""
     column = '"' + geometry_name.replace('"', '""') + '"' if kind == "GeoPackage" else "OGR_GEOMETRY"
     found = pyogrio.raw.read(_address(path, kind), layer=layer, columns=[], where=f"{column} IS NULL", return_fids=True)
-    return len(found[1])
+    return np.asarray(found[1])
 
 
 def _finite(bounds: Sequence[float] | None) -> Bounds | None:
@@ -298,7 +336,7 @@ def _describe_parquet(path: str) -> Source:
         fields=tuple(name for name in schema.names if name not in others),
         geometry_types=tuple(column.get("geometry_types") or ("Unknown",)),
         bounds=None if frame is None else _finite(frame.total_bounds),
-        notes=(f"{nulls} features without a geometry are left out",) if nulls else (),
+        notes=(f"{nulls} {NO_GEOMETRY}",) if nulls else (),
     )
 
 

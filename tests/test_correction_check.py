@@ -9,10 +9,14 @@ import numpy as np
 import pyogrio
 import pytest
 import shapely
+from click.testing import CliRunner
+from projects_for_tests import small_model
 from worlds import north_up, write_raster
 
+from gimseg.cli import cli
 from gimseg.correction.changes import Changes, compare_objects
 from gimseg.correction.checking import Checked, check_drawing, fix_drawing
+from gimseg.correction.rounds import Correction, Opening
 from gimseg.errors import CorrectionError
 from gimseg.legend import Legend
 from gimseg.rasters import RasterView, open_raster
@@ -117,6 +121,26 @@ def test_neighbours_that_share_an_edge_do_not_overlap(view: RasterView, tmp_path
     assert "roof (feature 3)" in texts[0] or "feature 2" in texts[0]
 
 
+def test_an_object_outside_every_area_is_told_but_not_background_there_nor_what_touches_the_border(
+    view: RasterView, tmp_path: Path
+) -> None:
+    drawn: Drawn = [
+        (box(43, 5, 47, 9), "roof"),
+        (box(41, 12, 45, 16), "roof"),
+        (box(38, 20, 45, 24), "roof"),
+        (box(43, 26, 47, 30), "background"),
+        (box(43, 31, 47, 35), "ignore"),
+    ]
+    found = checked(view, tmp_path, aoi=[AREA, (None, None)], objects=drawn)
+    (finding,) = (one for one in found.findings if one.layer == "objects")
+    assert (finding.feature, finding.fatal) == (1, False)
+    assert "outside every area of interest: only its inside is labelled" in finding.problem
+    assert box(43, 5, 47, 9).contains(shapely.Point(finding.place))
+    assert found.pixels["roof"] == 16 + 16 + 28
+    without = write(tmp_path / "without.gpkg", objects=drawn)
+    assert check_drawing(without, view, ROOF).findings == ()
+
+
 def test_another_crs_is_found_to_be_elsewhere(view: RasterView, tmp_path: Path) -> None:
     path = write(tmp_path / "correction.gpkg", "EPSG:32634", aoi=[AREA])
     assert "is its CRS right?" in check_drawing(path, view, ROOF).text()
@@ -140,6 +164,37 @@ def test_nothing_changed_is_told(view: RasterView, tmp_path: Path) -> None:
     found = checked(view, tmp_path, aoi=[AREA], objects=drawn, prediction=drawn)
     assert found.usable
     assert "nothing was changed" in found.text()
+
+
+MARKS: dict[str, tuple[dict[str, Drawn], str]] = {
+    "points": ({"points": [(box(x, 30, x + 1, 31).centroid, "background") for x in (20, 25)]}, ", 2 points"),
+    "a point": ({"points": [(box(20, 30, 21, 31).centroid, "ignore")]}, ", 1 point"),
+    "background": ({"objects": [(box(20, 30, 24, 34), "background")]}, ", 1 background"),
+    "ignored": ({"objects": [(box(20, 30, 24, 34), " Ignore")]}, ", 1 ignored"),
+}
+
+
+@pytest.mark.parametrize("name", MARKS)
+def test_points_and_polygons_of_no_class_are_changes(name: str, view: RasterView, tmp_path: Path) -> None:
+    predicted: Drawn = [(box(5, 5, 9, 9), "roof")]
+    layers, told = MARKS[name]
+    objects = predicted + layers.get("objects", [])
+    found = checked(view, tmp_path, aoi=[AREA], prediction=predicted, **(layers | {"objects": objects}))
+    assert f"objects: 1 kept, 0 reshaped, 0 reclassified, 0 added, 0 removed{told}\n" in found.text()
+    assert "nothing was changed" not in found.text()
+
+
+def test_what_is_drawn_by_another_word_for_its_class_is_an_object(view: RasterView, tmp_path: Path) -> None:
+    legend = Legend.from_dict({"classes": [{"name": "roof", "values": ["house"]}]})
+    found = checked(
+        view,
+        tmp_path,
+        legend,
+        aoi=[AREA],
+        objects=[(box(5, 5, 9, 9), "House")],
+        prediction=[(box(5, 5, 9, 9), "roof")],
+    )
+    assert found.changes == Changes(kept=1)
 
 
 def test_comparing_a_layer_with_itself_keeps_all_and_is_empty_of_changes() -> None:
@@ -173,6 +228,57 @@ def test_fixing_leaves_nothing_fixable_and_keeps_the_rest(view: RasterView, tmp_
     assert mended.geometry.is_valid.all()
     assert set(pyogrio.list_layers(path)[:, 0]) == {"aoi", "objects", "prediction"}
     assert fix_drawing(path, view, ROOF) == 0
+
+
+def test_a_polygon_without_an_area_is_left_out(view: RasterView, tmp_path: Path) -> None:
+    line = [(LEFT + x, TOP - 20) for x in (5, 9, 7)]
+    thin = [(LEFT + x, TOP - y) for x, y in ((5, 5), (5.1, 20), (5.1, 5), (5, 20))]
+    drawn: Drawn = [(shapely.Polygon(line), "roof"), (shapely.Polygon(thin), "roof"), (box(20, 5, 25, 9), " ")]
+    path = write(tmp_path / "correction.gpkg", aoi=[AREA], objects=drawn)
+    assert not check_drawing(path, view, ROOF).usable
+    assert fix_drawing(path, view, ROOF) == 3
+    assert check_drawing(path, view, ROOF).findings == ()
+    assert fix_drawing(path, view, ROOF) == 0
+
+
+def test_a_class_that_no_column_holds_is_given(view: RasterView, tmp_path: Path) -> None:
+    path = write(tmp_path / "correction.gpkg", aoi=[AREA])
+    geopandas.GeoDataFrame(geometry=[box(20, 5, 25, 9)], crs="EPSG:32633").to_file(path, layer="objects")
+    assert fix_drawing(path, view, ROOF) == 1
+    assert check_drawing(path, view, ROOF).findings == ()
+
+
+@pytest.mark.parametrize("said", [None, "EPSG:32634"])
+def test_layers_in_a_declared_crs_are_mended_and_say_what_they_said(
+    said: str | None, view: RasterView, tmp_path: Path
+) -> None:
+    path = tmp_path / "correction.gpkg"
+    for layer, shapes in (("aoi", [box(2, 2, 40, 38)]), ("objects", [box(5, 5, 10, 10), None])):
+        frame = geopandas.GeoDataFrame({"class": ["roof"] * len(shapes)}, geometry=shapes, crs=said)
+        frame.to_file(path, layer=layer, engine="pyogrio")
+    assert fix_drawing(path, view, ROOF, vector_crs="EPSG:32633") == 1
+    assert check_drawing(path, view, ROOF, vector_crs="EPSG:32633").pixels["roof"] == 25
+    assert {pyogrio.read_info(path, layer=layer)["crs"] for layer in ("aoi", "objects")} == {said}
+
+
+def test_how_many_features_were_mended_is_told_by_the_command(view: RasterView, tmp_path: Path) -> None:
+    small_model(0).save(tmp_path / "model")
+    folder, parent, raster = (str(tmp_path / name) for name in ("corrections/bad", "model", "image.tif"))
+    made = Correction(Path(folder), parent, (raster,), Opening(vector_crs="EPSG:32633"))
+    made.folder.mkdir(parents=True)
+    made.write()
+    shapes = [box(5, 5, 10, 10), None, box(20, 5, 25, 9)]
+    frame = geopandas.GeoDataFrame({"class": ["bright", "bright", None]}, geometry=shapes)
+    frame.to_file(made.gpkg, layer="objects", engine="pyogrio")
+    said = [
+        CliRunner().invoke(cli, ["correct", "check", "bad", "--project", str(tmp_path), *fix])
+        for fix in ([], ["--fix"], ["--fix"])
+    ]
+    assert [(one.exit_code, one.output.splitlines()[0]) for one in said[1:]] == [
+        (0, "mended 2 features"),
+        (0, "mended 0 features"),
+    ]
+    assert said[0].exit_code == 1 and "mended" not in said[0].output
 
 
 def test_what_is_open_elsewhere_or_no_geopackage_is_not_mended(view: RasterView, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import click
 import pytest
 
 import gimseg
+from gimseg import correct
 from gimseg.cli import cli
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -122,6 +123,13 @@ def test_readme_and_pages_give_options_that_exist() -> None:
 def test_every_module_is_in_the_api_reference() -> None:
     listed = re.findall(r"^ {3}(gimseg\.[a-z_.]+)$", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.M)
     assert sorted(listed) == [name for name in MODULES if name not in ("gimseg", "gimseg.__main__")]
+
+
+def test_every_verb_of_the_loop_is_named_once_in_the_api_reference() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\| `correct\.(\w+)` \| \{func\}`([\w.]+)` \|$", page, re.M)
+    homes = {name: getattr(correct, name) for name in correct.__all__}
+    assert sorted(named) == sorted((name, f"{verb.__module__}.{verb.__name__}") for name, verb in homes.items())
 
 
 def _public_objects(module_name: str) -> Iterator[tuple[str, object]]:

@@ -18,7 +18,7 @@ from worlds import UTM, noise, write_raster
 
 from gimseg.correction.doubts import count_objects
 from gimseg.correction.suggesting import suggest
-from gimseg.correction.suggestions import Doubt, choose_squares, estimate_iou, to_frame
+from gimseg.correction.suggestions import Doubt, choose_squares, estimate_iou, lay_out, to_frame
 from gimseg.errors import CorrectionError, OutputError
 from gimseg.metrics import Confusion
 
@@ -40,12 +40,16 @@ def test_squares_do_not_overlap_and_lie_on_valid_ground(seed: int, count: int) -
     assert len(found) == count
     assert sum(one.kind == "random" for one in found) == max(1, round(count / 5))
     for place, one in enumerate(found):
-        assert 0 <= one.row <= 40 * 16 - one.side
-        assert 0 <= one.col <= 60 * 16 - one.side
+        assert 0 <= one.row <= 40 * 16 - one.height and 0 <= one.col <= 60 * 16 - one.width
         rows, cols = (slice(part.start // 16, part.stop // 16) for part in one.roi)
-        assert doubt.valid[rows, cols].sum() >= one.side**2 / 2
+        least = 1 if one.kind == "random" else one.height * one.width / 2
+        assert doubt.valid[rows, cols].sum() >= least
+        assert one.kind == "random" or one.height == one.width == 64
+        assert one.score == pytest.approx(doubt.total[rows, cols].sum() / doubt.valid[rows, cols].sum())
         for other in found[:place]:
-            assert max(abs(one.row - other.row), abs(one.col - other.col)) >= one.side
+            beyond = 64 if "random" not in (one.kind, other.kind) else 0
+            gaps = (other.row - one.row - one.height, one.row - other.row - other.height)
+            assert max(*gaps, other.col - one.col - one.width, one.col - other.col - other.width) >= beyond
 
 
 def test_the_place_of_greatest_doubt_comes_first() -> None:
@@ -71,15 +75,32 @@ def test_random_squares_know_nothing_of_the_doubt(seed: int) -> None:
     assert one == other
 
 
-def test_random_squares_are_drawn_from_all_places_alike() -> None:
-    doubt = drawn(0, (6, 6), 8)._replace(valid=np.full((6, 6), 64))
-    counts = np.zeros((5, 5))
-    for seed in range(2000):
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 5), seeds)
+def test_every_valid_cell_lies_in_one_square_of_each_layout(rows: int, cols: int, cells: int, seed: int) -> None:
+    valid = np.random.default_rng(seed).integers(0, 2, (rows, cols))
+    for offset in np.ndindex(cells, cells):
+        squares = lay_out(valid, cells, offset)
+        covered = np.zeros_like(valid)
+        for top, left in squares:
+            part = np.s_[max(top, 0) : top + cells, max(left, 0) : left + cells]
+            assert valid[part].any()
+            covered[part] += 1
+        assert covered.max(initial=0) <= 1 and (covered[valid > 0] == 1).all()
+
+
+def test_every_valid_cell_is_drawn_as_often_as_any_other() -> None:
+    valid = np.full((6, 7), 64)
+    valid[2:4, :3] = 0
+    valid[5, 6] = 1  # of a corner that is all but empty
+    doubt = Doubt(8, np.zeros(valid.shape), valid)
+    counts, draws = np.zeros(valid.shape), 1500
+    for seed in range(draws):
         (item,) = [item for item in choose_squares({"doubt": doubt}, 2, cells=2, seed=seed) if item.kind == "random"]
-        counts[item.row // 8, item.col // 8] += 1
-    # 80 a place on average, deviation 9.
-    assert counts.min() > 40
-    assert counts.max() < 120
+        counts[tuple(slice(axis.start // 8, axis.stop // 8) for axis in item.roi)] += 1
+    expected = draws * np.mean([1 / len(lay_out(valid, 2, offset)) for offset in np.ndindex(2, 2)])
+    # About 118 each: 4 deviations.
+    assert np.abs(counts[valid > 0] - expected).max() < 4 * np.sqrt(expected)
 
 
 @settings(max_examples=20, deadline=None)
@@ -117,20 +138,36 @@ def test_a_layer_of_suggestions_lies_on_the_raster() -> None:
     assert frame.within(geobox.extent.geom.buffer(1e-6)).all()
 
 
+def in_random_squares(doubt: Doubt, truth: np.ndarray, guess: np.ndarray, seed: int) -> list[Confusion]:
+    found = choose_squares({"doubt": doubt}, 50, seed=seed)
+    return [Confusion.of(truth[item.roi], guess[item.roi], 2) for item in found if item.kind == "random"]
+
+
 def test_an_estimate_from_random_squares_is_near_the_truth() -> None:
     rng = np.random.default_rng(0)
     truth = (rng.random((640, 960)) < 0.2).astype(np.uint8)
     guess = np.where(rng.random(truth.shape) < 0.1, 1 - truth, truth)
     whole = Confusion.of(truth, guess, 2).mean_iou
-    squares = [
-        item
-        for seed in range(20)
-        for item in choose_squares({"doubt": drawn(seed)}, 10, seed=seed)
-        if item.kind == "random"
-    ]
-    found = estimate_iou([Confusion.of(truth[item.roi], guess[item.roi], 2) for item in squares])
+    found = estimate_iou([table for seed in range(4) for table in in_random_squares(drawn(seed), truth, guess, seed)])
     assert found.score == pytest.approx(whole, abs=0.02)
     assert found.low < found.score < found.high < found.low + 0.05
+
+
+def test_errors_at_the_border_count_in_the_estimate_as_much_as_there_are() -> None:
+    cell, rows, cols = 4, 30, 38
+    truth = (np.random.default_rng(0).random((rows * cell, cols * cell)) < 0.4).astype(np.uint8)
+    guess = truth.copy()
+    guess[:cell], guess[-cell:], guess[:, :cell], guess[:, -cell:] = 0, 0, 0, 0
+    valid = np.full((rows, cols), cell**2)
+    doubt = Doubt(cell, np.zeros(valid.shape), valid)
+    whole = Confusion.of(truth, guess, 2)
+    samples = [in_random_squares(doubt, truth, guess, seed) for seed in range(100)]
+    assert {len(tables) for tables in samples} == {10}
+    estimates = np.array([sum(tables[1:], tables[0]).mean_iou for tables in samples])
+    assert estimates[0] == estimate_iou(samples[0]).score
+    noise = estimates.std() / np.sqrt(len(estimates))
+    assert noise < 0.01
+    assert estimates.mean() == pytest.approx(whole.mean_iou, abs=3 * noise)
 
 
 def test_measures_of_doubt_take_turns() -> None:
@@ -171,6 +208,28 @@ def test_areas_are_written_where_the_model_is_unsure(tmp_path: Path) -> None:
     assert frame["objects"][0] > 20 and frame["minutes"][0] == round(frame["objects"][0] / 6, 1)
     with pytest.raises(OutputError, match="exists"):
         suggest(world(tmp_path), brightness_model(), tmp_path / "s.gpkg")
+
+
+def test_areas_that_the_border_cuts_are_written_as_they_are(tmp_path: Path) -> None:
+    raster = world(tmp_path)
+    mask = (noise((200, 150), low=110, high=140) > 127.5).astype(np.uint8)
+    objects, frame = count_objects(np.pad(mask, ((0, 0), (150, 0)))), shapely.box(500_000, 4_999_800, 500_300, 5e6)
+    sides = set()
+    for seed in range(4):
+        kind = brightness_model(0.0, mean=(127.5,), std=(10.0,))
+        done = suggest(raster, kind, tmp_path / "s.gpkg", count=20, side_m=48, seed=seed, overwrite=True)
+        layer = geopandas.read_file(tmp_path / "s.gpkg", layer="suggestions")
+        for area, row in zip(done.suggestions, layer.itertuples(), strict=True):
+            left, top = 500_000 + area.col, 5_000_000 - area.row
+            assert row.geometry.equals(shapely.box(left, top - area.height, left + area.width, top))
+            assert row.geometry.within(frame) and row.objects == max(objects[area.roi].sum(), 0)
+            assert row.minutes == round(row.objects / 6, 1)
+        sizes = [(area.height, area.width) for area in done.suggestions]
+        sides |= set(sizes)
+        cut = sum(size != (48, 48) for size in sizes)
+        told = f"smaller: {cut} of {len(sizes)} areas"
+        assert (told in done.text()) == (cut > 0) and f"{len(sizes)} areas of 48 x 48 m" in done.text()
+    assert len(sides) > 3
 
 
 def test_areas_are_where_models_or_views_disagree_and_an_older_layer_differs(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What an analyst changed: drawn objects against those that were predicted."""
+"""What an analyst changed: drawn objects against those that were predicted, and what else was drawn."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from gimseg.object_scores import match_objects
 _SAME_OBJECT = 0.2
 # Editors round coordinates: what differs by less than this share of its area was not reshaped.
 _SAME_SHAPE = 1 - 1e-4
+_RARE = ("points", "background", "ignored")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class Changes:
         reclassified: of another class, whatever their outline.
         added: drawn where none was predicted.
         removed: predicted, and deleted.
+        points: drawn, of whatever class; none is predicted.
+        background: polygons in which there is nothing.
+        ignored: polygons of which nobody knows.
     """
 
     kept: int = 0
@@ -33,20 +37,27 @@ class Changes:
     reclassified: int = 0
     added: int = 0
     removed: int = 0
+    points: int = 0
+    background: int = 0
+    ignored: int = 0
 
     @property
     def any(self) -> bool:
-        """Whether anything was changed."""
-        return bool(self.reshaped or self.reclassified or self.added or self.removed)
+        """Whether anything was drawn or deleted."""
+        return any(getattr(self, name) for name in self.__dataclass_fields__ if name != "kept")
 
     def text(self) -> str:
-        """As a person reads it.
+        """As a person reads it; what few draw is told where there is some.
 
         Example:
             >>> Changes(kept=3, removed=1).text()
             '3 kept, 0 reshaped, 0 reclassified, 0 added, 1 removed'
+            >>> Changes(kept=3, points=1, ignored=2).text()
+            '3 kept, 0 reshaped, 0 reclassified, 0 added, 0 removed, 1 point, 2 ignored'
         """
-        return ", ".join(f"{getattr(self, name)} {name}" for name in self.__dataclass_fields__)
+        counts = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        told = [f"{count} {name}" for name, count in counts.items() if name not in _RARE or count]
+        return ", ".join(told).replace(" 1 points", " 1 point")
 
 
 def compare_objects(

@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pyogrio
 import shapely
-from odc.geo.geobox import GeoBox
 
 from gimseg.correction.changes import Changes, compare_objects, parts_inside
-from gimseg.correction.drawing import AOI, CLASS_FIELD, OBJECTS, POINTS, PREDICTION, Drawing
-from gimseg.correction.findings import Features, Finding, check, read_features, worth_keeping
-from gimseg.correction.grounds import drawn_parts, open_rasters
+from gimseg.correction.dataset_findings import check_truth, other_notes
+from gimseg.correction.drawing import (
+    AOI,
+    BACKGROUND_NAME,
+    CLASS_FIELD,
+    IGNORE_NAME,
+    OBJECTS,
+    POINTS,
+    PREDICTION,
+    Drawing,
+    drawing_legend,
+)
+from gimseg.correction.findings import Features, Finding, Meant, check, read_features, worth_keeping
+from gimseg.correction.grounds import drawn_parts, fit_dataset, open_rasters
 from gimseg.correction.rounds import Correction
+from gimseg.datasets import Dataset
 from gimseg.errors import CorrectionError
 from gimseg.labelled_scenes import LabelledScene
 from gimseg.legend import BACKGROUND, UNLABELLED, Legend
@@ -26,11 +40,14 @@ from gimseg.outputs import staged
 from gimseg.rasters import RasterView, Roi
 from gimseg.tiling import chunks
 from gimseg.vector_formats import find_kind, layer_names
+from gimseg.vector_geometry import repaired
 from gimseg.vectors import Shapes
 
 _BLOCK = 1024
 # An area that is mostly beyond the image was drawn in the wrong place.
 _MOSTLY = 0.5
+# A layer of a town can have thousands of faults of one kind; errors come first.
+_TOLD = 100
 _NOTHING = "it labels no pixel of the raster: draw an area of interest, an object or a point"
 
 
@@ -42,11 +59,13 @@ class Checked:
         findings: errors first.
         changes: against the prediction; None where the file holds none.
         pixels: labelled and valid, by class name, ``background`` among them.
+        mended: features that were mended before; None where nobody asked for it.
     """
 
     findings: tuple[Finding, ...]
     changes: Changes | None
     pixels: dict[str, int]
+    mended: int | None = None
 
     @property
     def usable(self) -> bool:
@@ -54,8 +73,11 @@ class Checked:
         return not any(finding.fatal for finding in self.findings)
 
     def text(self) -> str:
-        """Lines for people: findings, then a summary."""
-        lines = [finding.text() for finding in self.findings]
+        """Lines for people: what was mended, findings, then a summary."""
+        lines = [] if self.mended is None else [f"mended {self.mended} feature{'s' * (self.mended != 1)}"]
+        lines += [finding.text() for finding in self.findings[:_TOLD]]
+        if len(self.findings) > _TOLD:
+            lines.append(f"... and {len(self.findings) - _TOLD} more, which correct.check(...).findings holds")
         if self.changes is not None:
             lines.append(f"objects: {self.changes.text()}")
         lines.append("labelled: " + ", ".join(f"{name} {count:,} px" for name, count in self.pixels.items()))
@@ -79,8 +101,8 @@ def check_drawing(
     geobox = view.geobox
     findings = list(check(path, geobox, legend, vector_crs=vector_crs))
     drawing = Drawing.read(path, geobox, legend, vector_crs=vector_crs)
-    areas, objects, predicted = (
-        read_features(path, layer, geobox, vector_crs=vector_crs) for layer in (AOI, OBJECTS, PREDICTION)
+    areas, predicted, objects, points = (
+        read_features(path, layer, geobox, vector_crs=vector_crs) for layer in (AOI, PREDICTION, OBJECTS, POINTS)
     )
     findings += _beyond_the_image(areas, view)
     pixels = _count(drawing, view)
@@ -88,7 +110,7 @@ def check_drawing(
         findings.append(replace(_whole(_NOTHING, True), of_raster=True))
     changes = None
     if PREDICTION in layer_names(path):
-        changes = _changes(areas, objects, predicted, legend)
+        changes = _changes(areas, predicted, objects, points, legend)
         if not changes.any:
             findings.append(_whole("nothing was changed: it confirms the prediction in its areas", False))
     return Checked(_in_order(findings), changes, pixels)
@@ -101,8 +123,9 @@ def check_correction(correction: Correction, model: Model) -> Checked:
         GimsegError: a layer or a raster cannot be read at all.
     """
     scenes = open_rasters(correction, model.recipe)
-    if correction.truth is not None:
-        return _check_dataset(scenes)
+    dataset = correction.dataset()
+    if dataset is not None:
+        return _check_dataset(fit_dataset(dataset, model.recipe), scenes)
     crs, legend = correction.opening.vector_crs, model.recipe.legend
     each = [check_drawing(correction.gpkg, scene.view, legend, vector_crs=crs) for scene in scenes]
     return _together(each)
@@ -122,10 +145,11 @@ def _together(each: Sequence[Checked]) -> Checked:
     return Checked(_in_order(findings.values()), each[0].changes, pixels)
 
 
-def _check_dataset(scenes: Sequence[LabelledScene]) -> Checked:
-    """What its files say of themselves, and whether anything is labelled."""
-    notes = dict.fromkeys(note for scene in scenes for note in scene.notes)
-    findings = [_whole(note, False) for note in notes]
+def _check_dataset(dataset: Dataset, scenes: Sequence[LabelledScene]) -> Checked:
+    """What its layers and files say of themselves, and whether anything is labelled."""
+    found = [_whole(note, False) for note in other_notes(dataset, scenes)]
+    found += [finding for scene in scenes for finding in check_truth(dataset, scene)]
+    findings = [*{(one.layer, one.feature, one.problem): one for one in found}.values()]
     legend = scenes[0].legend
     counts = np.zeros(256, np.int64)
     for scene in scenes:
@@ -143,17 +167,21 @@ def _in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda one: (not one.fatal, one.layer, one.feature or 0)))
 
 
-def fix_drawing(path: str | os.PathLike[str], view: RasterView, legend: Legend) -> int:
+def fix_drawing(
+    path: str | os.PathLike[str], view: RasterView, legend: Legend, *, vector_crs: str | None = None
+) -> int:
     """Mend what can be mended without a guess, in place: whole or not at all.
 
-    Features without a geometry, and slivers, are left out; invalid polygons are made
-    valid; where the model has one class, a missing class is that one. Other columns,
-    layers and styles stay. Features of a layer that was mended are numbered anew.
+    Features without a geometry or an area, and slivers, are left out; invalid polygons are
+    made valid; where the model has one class, a missing class is that one. Other columns,
+    layers, styles and what a layer says of its CRS stay. Features of a layer that was mended
+    are numbered anew.
 
     Args:
         path: a GeoPackage that no other program has open.
         view: the raster at the model's resolution.
         legend: of the model.
+        vector_crs: of layers that have no CRS, or a wrong one; it is not written to them.
 
     Returns:
         features that were left out or changed.
@@ -172,42 +200,51 @@ def fix_drawing(path: str | os.PathLike[str], view: RasterView, legend: Legend) 
     with staged(path) as part:
         shutil.copyfile(path, part)
         for layer in set(layer_names(path)) & {AOI, OBJECTS, POINTS}:
-            mended += _fix_layer(part, layer, view.geobox, legend)
+            mended += _fix_layer(part, read_features(path, layer, view.geobox, vector_crs=vector_crs), view, legend)
     return mended
 
 
-def _fix_layer(path: Path, layer: str, geobox: GeoBox, legend: Legend) -> int:
-    frame = pyogrio.read_dataframe(path, layer=layer)
-    kept = frame[worth_keeping(read_features(path, layer, geobox), geobox)].copy()
-    broken = ~kept.geometry.is_valid
-    kept.loc[broken, kept.geometry.name] = kept.geometry[broken].make_valid(method="structure", keep_collapsed=False)
-    unnamed = kept[CLASS_FIELD].isna() if CLASS_FIELD in kept and legend.is_binary and layer != AOI else broken & False
-    if unnamed.any():
-        kept.loc[unnamed, CLASS_FIELD] = legend.names[0]
-    count = len(frame) - len(kept) + int((broken | unnamed).sum())
-    if count:
-        several = bool((kept.geometry.geom_type == "MultiPolygon").any())
-        pyogrio.write_dataframe(kept, path, layer=layer, driver="GPKG", promote_to_multi=several)
-    return count
+def _fix_layer(path: Path, features: Features, view: RasterView, legend: Legend) -> int:
+    """Mend a layer, whose features are given in the raster's CRS, too."""
+    frame = pyogrio.read_dataframe(path, layer=features.layer)
+    shapes, on_raster = frame.geometry.to_numpy().copy(), features.shapes.copy()
+    broken = ~(shapely.is_valid(shapes) | shapely.is_missing(shapes))
+    # What has no area is empty now, and what is a sliver shows itself.
+    shapes[broken], on_raster[broken] = (repaired(one[broken], Counter()) for one in (shapes, on_raster))
+    kept = worth_keeping(features._replace(shapes=on_raster), view.geobox) & ~shapely.is_empty(shapes)
+    nameless = np.array([not (text or "").strip() for text in features.classes], bool)
+    unnamed = nameless & (legend.is_binary and features.layer != AOI)
+    changed = ~kept | broken | unnamed
+    if changed.any():
+        if unnamed.any():
+            frame.loc[unnamed, CLASS_FIELD] = legend.names[0]
+        _write_layer(path, features.layer, frame.set_geometry(shapes, crs=frame.crs)[kept])
+    return int(changed.sum())
+
+
+def _write_layer(path: Path, layer: str, frame: geopandas.GeoDataFrame) -> None:
+    several = bool((frame.geometry.geom_type == "MultiPolygon").any())
+    with warnings.catch_warnings():
+        # A layer without a CRS stays one: the correction says what it is in.
+        warnings.filterwarnings("ignore", message="'crs' was not provided")
+        pyogrio.write_dataframe(frame, path, layer=layer, driver="GPKG", promote_to_multi=several)
 
 
 def _whole(problem: str, fatal: bool) -> Finding:
     return Finding("drawing", None, (float("nan"), float("nan")), problem, fatal)
 
 
-def _changes(areas: Features, objects: Features, predicted: Features, legend: Legend) -> Changes:
-    """Objects in the areas of interest, against what was predicted there."""
-    names = {name.casefold() for name in legend.names}
-    chosen = []
+def _changes(areas: Features, predicted: Features, objects: Features, points: Features, legend: Legend) -> Changes:
+    """What was drawn, against what was predicted in the areas of interest."""
+    known = drawing_legend(legend)
     inside = shapely.make_valid(areas.shapes[~shapely.is_missing(areas.shapes)])
-    for features in (predicted, objects):
-        there = ~(shapely.is_missing(features.shapes) | shapely.is_empty(features.shapes))
-        there &= np.array([(text or "").strip().casefold() in names for text in features.classes], bool)
-        shapes = shapely.make_valid(features.shapes[there])
-        meets = parts_inside(shapes, inside) if features is predicted else np.ones(len(shapes), bool)
-        texts = np.array([text.strip().casefold() for text in features.classes[there]], object)
-        chosen += [shapes[meets], texts[meets]]
-    return compare_objects(*chosen)
+    before, drawn, clicks = (Meant.of(one, known, known.values) for one in (predicted, objects, points))
+    meets, of_class = parts_inside(before.features.shapes, inside), np.isin(drawn.values, legend.values)
+    compared = compare_objects(
+        before.features.shapes[meets], before.values[meets], drawn.features.shapes[of_class], drawn.values[of_class]
+    )
+    nothing, ignore = (int((drawn.values == known.find(name).value).sum()) for name in (BACKGROUND_NAME, IGNORE_NAME))
+    return replace(compared, points=len(clicks.values), background=nothing, ignored=ignore)
 
 
 def _beyond_the_image(areas: Features, view: RasterView) -> Iterator[Finding]:

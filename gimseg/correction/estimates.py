@@ -95,7 +95,7 @@ def _table(area: shapely.Geometry, scene: LabelledScene, mask: RasterView) -> Co
     if roi is None:
         return None
     pixels, labels = scene.read(roi)
-    if (labels[pixels.valid] != UNLABELLED).mean() < _ALL:
+    if not pixels.valid.any() or (labels[pixels.valid] != UNLABELLED).mean() < _ALL:
         return None
     legend, found = scene.legend, mask.read_values(roi)
     given = np.where(found.valid & (found.data[0] != UNLABELLED), found.data[0], 0).astype(np.uint8)

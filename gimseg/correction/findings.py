@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,6 +26,8 @@ from gimseg.vector_formats import layer_names
 
 # Digitising leaves neighbours overlapping by a hair: less than this share of a pixel is no contradiction.
 _OVERLAP_PX = 1.0
+# A predicted pixel is in an area when its centre is, and its outline was simplified: so far beyond is still the border.
+_BORDER_PX = 2.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Finding:
 
 
 class Features(NamedTuple):
-    """A layer that was drawn, in the raster's CRS."""
+    """A layer, in the raster's CRS."""
 
     layer: str
     ids: np.ndarray
@@ -69,6 +71,32 @@ class Features(NamedTuple):
     """(n,) geometries; None where there is none."""
     classes: np.ndarray
     """(n,) texts or None."""
+
+    def chosen(self, which: np.ndarray) -> Features:
+        """Some of them: places, or bool (n,)."""
+        return Features(self.layer, self.ids[which], self.shapes[which], self.classes[which])
+
+
+class Meant(NamedTuple):
+    """Features whose class says something, with valid geometries."""
+
+    features: Features
+    values: np.ndarray
+    """(n,), of their classes."""
+
+    @classmethod
+    def of(cls, features: Features, legend: Legend, values: Iterable[int]) -> Meant:
+        """Those of some classes that have a geometry.
+
+        Args:
+            features: any.
+            legend: says what the texts of their classes mean.
+            values: of the classes.
+        """
+        said = np.array([legend.value_of(text) or 0 for text in features.classes], int)
+        chosen = np.isin(said, list(values)) & _is_there(features.shapes)
+        there = features.chosen(chosen)
+        return cls(there._replace(shapes=shapely.make_valid(there.shapes)), said[chosen])
 
 
 def read_features(
@@ -114,15 +142,24 @@ def check(
     found = [*_geometries(areas), *_geometries(objects), *_geometries(points)]
     found += [*_classes(objects, legend), *_classes(points, legend)]
     found += [finding for features in (areas, objects, points) for finding in _places(features, geobox)]
-    found += [*_slivers(areas, geobox), *_slivers(objects, geobox)]
-    found += [*_overlaps(objects, legend, geobox), *_contradictions(points, objects, legend)]
+    found += [*slivers(areas, geobox), *slivers(objects, geobox)]
+    known = drawing_legend(legend)
+    drawn = Meant.of(objects, known, legend.values)
+    found += [*_beyond_areas(drawn.features, areas, geobox), *overlaps(drawn, drawn, geobox)]
+    # Background stands above classes: it overlaps nothing, but it contradicts points.
+    telling = [value for value in known.values if value != known.find(IGNORE_NAME).value]
+    found += contradictions(Meant.of(points, known, telling), Meant.of(objects, known, telling))
     return tuple(sorted(found, key=lambda one: (not one.fatal, one.layer, one.feature)))
 
 
 def worth_keeping(features: Features, geobox: GeoBox) -> np.ndarray:
     """Which features say anything, bool (n,): they have a geometry, and a polygon covers more than a sliver."""
-    there = ~(shapely.is_missing(features.shapes) | shapely.is_empty(features.shapes))
+    there = _is_there(features.shapes)
     return there if features.layer == POINTS else there & ~_too_small(features.shapes, geobox)
+
+
+def _is_there(shapes: np.ndarray) -> np.ndarray:
+    return ~(shapely.is_missing(shapes) | shapely.is_empty(shapes))
 
 
 def _geometries(features: Features) -> Iterator[Finding]:
@@ -134,10 +171,10 @@ def _geometries(features: Features) -> Iterator[Finding]:
         elif shapely.get_dimensions(shape) != wanted:
             kind = "points" if wanted == 0 else "polygons"
             problem = f"it is a {shape.geom_type} in a layer of {kind}: draw it in its own layer"
-            yield Finding(features.layer, feature, _inside(shape), problem)
+            yield Finding(features.layer, feature, place_in(shape), problem)
         elif not shape.is_valid:
             reason = shapely.is_valid_reason(shape)
-            yield Finding(features.layer, feature, _where(reason, shape), f"invalid: {reason}", fixable=True)
+            yield Finding(features.layer, feature, place_of(reason, shape), f"invalid: {reason}", fixable=True)
 
 
 def _classes(features: Features, legend: Legend) -> Iterator[Finding]:
@@ -145,10 +182,10 @@ def _classes(features: Features, legend: Legend) -> Iterator[Finding]:
     for feature, shape, text in zip(features.ids.tolist(), features.shapes, features.classes, strict=True):
         if text is None or not text.strip():
             problem = f"it has no class: give {CLASS_FIELD} one of {', '.join(known.names)}"
-            yield Finding(features.layer, feature, _inside(shape), problem, fixable=legend.is_binary)
+            yield Finding(features.layer, feature, place_in(shape), problem, fixable=legend.is_binary)
         elif known.value_of(text) is None:
             problem = f"class {text!r} is not in the legend{did_you_mean(text, known.names)}"
-            yield Finding(features.layer, feature, _inside(shape), problem)
+            yield Finding(features.layer, feature, place_in(shape), problem)
 
 
 def _places(features: Features, geobox: GeoBox) -> Iterator[Finding]:
@@ -158,18 +195,33 @@ def _places(features: Features, geobox: GeoBox) -> Iterator[Finding]:
             continue
         if not frame.intersects(shape):
             problem = "it lies outside the raster, and labels nothing there: is its CRS right?"
-            yield Finding(features.layer, feature, _inside(shape), problem, features.layer == AOI, of_raster=True)
+            yield Finding(features.layer, feature, place_in(shape), problem, features.layer == AOI, of_raster=True)
         elif not frame.contains(shapely.box(*shape.bounds)):
             problem = "it reaches beyond the raster, where it labels nothing"
-            yield Finding(features.layer, feature, _inside(shape), problem, fatal=False, of_raster=True)
+            yield Finding(features.layer, feature, place_in(shape), problem, fatal=False, of_raster=True)
 
 
-def _slivers(features: Features, geobox: GeoBox) -> Iterator[Finding]:
+def _beyond_areas(objects: Features, areas: Features, geobox: GeoBox) -> Iterator[Finding]:
+    """Objects of a class, valid, that lie on the raster outside every area."""
+    bounds = shapely.make_valid(areas.shapes[_is_there(areas.shapes)])
+    if not len(bounds):
+        return
+    reach = _BORDER_PX * max(abs(geobox.resolution.x), abs(geobox.resolution.y))
+    near = shapely.STRtree(bounds).query(objects.shapes, "dwithin", distance=reach)[0]
+    beyond = shapely.intersects(objects.shapes, geobox.extent.geom)
+    beyond[near] = False
+    for place in np.flatnonzero(beyond):
+        problem = "it lies outside every area of interest: only its inside is labelled, what is around it is not"
+        yield Finding(objects.layer, int(objects.ids[place]), place_in(objects.shapes[place]), problem, fatal=False)
+
+
+def slivers(features: Features, geobox: GeoBox) -> Iterator[Finding]:
+    """Polygons that are thinner than a pixel everywhere."""
     for place in np.flatnonzero(_too_small(features.shapes, geobox)):
         yield Finding(
             features.layer,
             int(features.ids[place]),
-            _inside(features.shapes[place]),
+            place_in(features.shapes[place]),
             "a sliver: it is thinner than a pixel everywhere",
             fatal=False,
             fixable=True,
@@ -185,61 +237,66 @@ def _too_small(shapes: np.ndarray, geobox: GeoBox) -> np.ndarray:
     return small
 
 
-def _overlaps(objects: Features, legend: Legend, geobox: GeoBox) -> Iterator[Finding]:
-    """Polygons of two classes on one piece of ground; background and ignore stand above classes."""
-    known = drawing_legend(legend)
-    values = np.array([known.value_of(text) or 0 for text in objects.classes], int)
-    chosen = np.flatnonzero(np.isin(values, legend.values) & ~shapely.is_missing(objects.shapes))
-    shapes = shapely.make_valid(objects.shapes[chosen])
+def overlaps(left: Meant, right: Meant, geobox: GeoBox, ground: shapely.Geometry | None = None) -> Iterator[Finding]:
+    """Polygons of two classes on one piece of ground.
+
+    Args:
+        left: polygons.
+        right: others; the same: among themselves.
+        geobox: of the raster, at the model's resolution.
+        ground: outside it they may overlap; None: nowhere.
+    """
     pixel = abs(geobox.resolution.x * geobox.resolution.y)
-    for one, other in _meeting(shapes, shapes, lambda left, right: left < right):
-        if values[chosen[one]] == values[chosen[other]]:
+    alone = left is right
+    for one, other in _meeting(left.features.shapes, right.features.shapes):
+        if left.values[one] == right.values[other] or (alone and one >= other):
             continue
-        common = shapely.intersection(shapes[one], shapes[other])
+        common = areal(shapely.intersection(left.features.shapes[one], right.features.shapes[other]))
+        common = common if ground is None else shapely.intersection(common, ground)
         if common.area > _OVERLAP_PX * pixel:
-            first, second = (objects.classes[chosen[which]] for which in (one, other))
+            where = "" if left.features.layer == right.features.layer else f" of {right.features.layer}"
             problem = (
-                f"{first} overlaps {second} (feature {objects.ids[chosen[other]]}) on {common.area / pixel:.3g} px: "
-                "cut one of them"
+                f"{left.features.classes[one]} overlaps {right.features.classes[other]} (feature "
+                f"{right.features.ids[other]}{where}) on {common.area / pixel:.3g} px: cut one of them"
             )
-            yield Finding(OBJECTS, int(objects.ids[chosen[one]]), _inside(common), problem)
+            yield Finding(left.features.layer, int(left.features.ids[one]), place_in(common), problem)
 
 
-def _contradictions(points: Features, objects: Features, legend: Legend) -> Iterator[Finding]:
+def contradictions(points: Meant, polygons: Meant) -> Iterator[Finding]:
     """Points in polygons that say something else."""
-    known = drawing_legend(legend)
-    ignore = known.find(IGNORE_NAME).value
-    says = [np.array([known.value_of(text) or -1 for text in features.classes], int) for features in (points, objects)]
-    here = [np.flatnonzero((values >= 0) & (values != ignore)) for values in says]
-    shapes = [features.shapes[chosen] for features, chosen in zip((points, objects), here, strict=True)]
-    solid = shapely.make_valid(shapes[1])
-    for one, other in _meeting(shapes[0], solid, lambda left, right: left >= 0):
-        point, polygon = here[0][one], here[1][other]
-        if says[0][point] != says[1][polygon]:
+    for one, other in _meeting(points.features.shapes, polygons.features.shapes):
+        if points.values[one] != polygons.values[other]:
             problem = (
-                f"the point says {points.classes[point]}, the polygon around it (feature {objects.ids[polygon]} of "
-                f"{OBJECTS}) {objects.classes[polygon]}: delete one of them"
+                f"the point says {points.features.classes[one]}, the polygon around it (feature "
+                f"{polygons.features.ids[other]} of {polygons.features.layer}) {polygons.features.classes[other]}: "
+                "delete one of them"
             )
-            yield Finding(POINTS, int(points.ids[point]), _inside(shapes[0][one]), problem)
+            place = place_in(points.features.shapes[one])
+            yield Finding(points.features.layer, int(points.features.ids[one]), place, problem)
 
 
-def _meeting(left: np.ndarray, right: np.ndarray, wanted: Callable[[int, int], bool]) -> Iterator[tuple[int, int]]:
+def _meeting(left: np.ndarray, right: np.ndarray) -> Iterator[tuple[int, int]]:
     pairs = shapely.STRtree(right).query(left, predicate="intersects")
     order: Sequence[int] = np.lexsort(pairs[::-1])  # type: ignore[assignment]
-    for one, other in pairs[:, order].T.tolist():
-        if wanted(one, other):
-            yield one, other
+    yield from map(tuple, pairs[:, order].T.tolist())
 
 
-def _inside(shape: shapely.Geometry | None) -> tuple[float, float]:
+def areal(shape: shapely.Geometry) -> shapely.Geometry:
+    """The polygons of a geometry, without the lines and points in which things touch besides."""
+    parts = shapely.get_parts(shape)
+    return shapely.union_all(parts[shapely.area(parts) > 0])
+
+
+def place_in(shape: shapely.Geometry | None) -> tuple[float, float]:
+    """A point of a geometry, x and y; NaN where there is none."""
     if shape is None or shape.is_empty:
         return float("nan"), float("nan")
     point = shapely.point_on_surface(shape)
     return float(point.x), float(point.y)
 
 
-def _where(reason: str, shape: shapely.Geometry) -> tuple[float, float]:
-    """The place that GEOS names, as in ``Self-intersection[3 4]``."""
+def place_of(reason: str, shape: shapely.Geometry) -> tuple[float, float]:
+    """The place that GEOS names in the reason why a geometry is invalid, as in ``Self-intersection[3 4]``."""
     try:
         x, y = map(float, reason.rpartition("[")[2].rstrip("]").split()[:2])
     except ValueError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ from gimseg.settings import Settings
 Folder = str | os.PathLike[str]
 
 
-def check(id: str, *, project: Folder = ".", model: Folder | None = None, fix: bool = False) -> Checked:
+def check(
+    correction: str | Dataset, *, project: Folder = ".", model: Folder | None = None, fix: bool = False
+) -> Checked:
     """Look for everything in a correction that would mislead a training, and count what it labels.
 
     Args:
-        id: of the correction.
+        correction: its name, or a Dataset that is to be one: nothing of it is written.
         project: folder that holds ``corrections/``.
         model: that is corrected; None: the deployed one, or that which the correction names.
         fix: mend first what can be mended without a guess; see
@@ -35,15 +38,21 @@ def check(id: str, *, project: Folder = ".", model: Folder | None = None, fix: b
         CorrectionError: no such correction, or a Dataset is to be mended.
         GimsegError: a file cannot be read.
     """
-    correction = Project(Path(project)).correction(id)
-    loaded = Model.load(model or correction.project.deployed() or correction.parent)
-    if fix:
-        if correction.truth is not None:
-            raise CorrectionError(
-                f"correction {id!r} is a Dataset, whose files are not changed: mend them in QGIS (Fix geometries)"
-            )
-        fix_drawing(correction.gpkg, open_rasters(correction, loaded.recipe)[0].view, loaded.recipe.legend)
-    return check_correction(correction, loaded)
+    home = Project(Path(project))
+    chosen = home.correction(correction) if isinstance(correction, str) else as_correction(correction, home, model)
+    loaded = Model.load(model or home.deployed() or chosen.parent)
+    mended = _mend(chosen, loaded) if fix else None
+    return replace(check_correction(chosen, loaded), mended=mended)
+
+
+def _mend(correction: Correction, model: Model) -> int:
+    if correction.truth is not None:
+        raise CorrectionError(
+            f"correction {correction.id!r} is a Dataset, whose files are not changed: mend them in QGIS (Fix "
+            "geometries)"
+        )
+    view, crs = open_rasters(correction, model.recipe)[0].view, correction.opening.vector_crs
+    return fix_drawing(correction.gpkg, view, model.recipe.legend, vector_crs=crs)
 
 
 def train(
@@ -97,17 +106,26 @@ def record(dataset: Dataset, project: Project, model: Folder | None = None) -> C
     Raises:
         CorrectionError: its tag names no folder, or a correction that was drawn.
     """
+    correction = as_correction(dataset, project, model)
+    correction.folder.mkdir(parents=True, exist_ok=True)
+    correction.write()
+    return correction
+
+
+def as_correction(dataset: Dataset, project: Project, model: Folder | None = None) -> Correction:
+    """The correction that a Dataset is, or would be; nothing is written.
+
+    Raises:
+        CorrectionError: its tag names no folder, or a correction that was drawn.
+    """
     folder = project.rounds / check_id(dataset.tag)
     known = project.correction(dataset.tag) if (folder / "correction.toml").exists() else None
     if known is not None and known.truth is None:
         raise CorrectionError(f"correction {dataset.tag!r} was drawn in {known.gpkg}: give the dataset another tag")
-    correction = Correction(
+    return Correction(
         folder=folder,
         parent=known.parent if known else str(model or project.deployed() or BUILTIN),
         rasters=dataset.images,
         truth=table_of(dataset),
         started=known.started if known else datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    correction.write()
-    return correction

@@ -92,7 +92,7 @@ def suggest(
 
     Four fifths are where the prediction is doubted most, by each measure of
     :mod:`gimseg.correction.doubts` in turn; a fifth is drawn at random, and only those
-    tell without bias how good the prediction is everywhere.
+    tell how good the prediction is everywhere: see :mod:`gimseg.correction.suggestions`.
 
     Args:
         raster: the image.
@@ -129,8 +129,11 @@ def suggest(
     found = find_doubts(predictor, shown.on(geobox), cell, layer, progress=progress)
     valid = next(iter(found.doubts.values())).valid
     cells = most if side_m is not None else choose_cells(found.objects, valid, most)
-    areas = _counted(choose_squares(found.doubts, count, cells=cells, seed=seed), found, cell)
+    areas = _counted(choose_squares(found.doubts, count, cells=cells, seed=seed), found, cell, geobox)
     _write(path, areas, geobox)
+    cut = sum(min(area.height, area.width) < cells * cell for area in areas)
+    if cut:
+        notes = [*notes, f"cut by the border of the raster, and smaller: {cut} of {len(areas)} areas"]
     if len(areas) < count:
         notes = [*notes, f"there is room for {len(areas)} of {count}: ask for smaller ones with --side"]
     return Suggested(path, areas, cells * cell * _pixel_m(geobox), (*opened.notes, *notes))
@@ -152,12 +155,17 @@ def _cells(geobox: GeoBox, side_m: float | None) -> tuple[int, int]:
     return cell, max(1, min(_MOST_CELLS, short // _SHARE // cell))
 
 
-def _counted(areas: Sequence[Suggestion], found: Found, cell: int) -> tuple[Suggestion, ...]:
-    """With the objects that are predicted in each."""
+def _counted(areas: Sequence[Suggestion], found: Found, cell: int, geobox: GeoBox) -> tuple[Suggestion, ...]:
+    """With the objects that are predicted in each; the last cells of a row or column may reach beyond the grid."""
     counted = []
     for area in areas:
         rows, cols = (slice(part.start // cell, part.stop // cell) for part in area.roi)
-        counted.append(replace(area, objects=max(int(found.objects[rows, cols].sum()), 0)))
+        height, width = (
+            min(size, whole - first)
+            for size, whole, first in zip((area.height, area.width), geobox.shape, (area.row, area.col), strict=True)
+        )
+        objects = max(int(found.objects[rows, cols].sum()), 0)
+        counted.append(replace(area, height=int(height), width=int(width), objects=objects))
     return tuple(counted)
 
 

@@ -1,8 +1,21 @@
 """Areas that are worth an analyst's time, and what drawing some of them tells about the whole raster.
 
 Most suggestions are the places where the prediction is doubted most; they improve it. A fifth
-are drawn at random, whatever the model thinks of them: only these tell, without
-bias, how good the prediction is everywhere.
+are drawn at random, whatever the model thinks of them: only these tell how good the
+prediction is everywhere.
+
+How they are drawn: the raster is laid out in squares whose grid begins at a random place, and
+some of the squares are drawn, each as likely as any other that holds a valid pixel. A pixel
+lies in exactly one of them, at the raster's border too, where they are cut; so every valid
+pixel has the same chance to be drawn, and what is counted in the drawn squares (hits, misses,
+false alarms) is in the mean, times a factor that all counts share, what a count of the whole
+raster would give. A score is a ratio of such totals: :func:`estimate_iou` adds them up first,
+and the bias that is left to the ratio falls as one over the number of squares. (The mean of
+the squares' own scores would weigh the pixels of small squares more. If squares were drawn at
+all places alike, fewer of them would hold ground at the border, and a corner but one.)
+
+Source: Cochran 1977, Sampling Techniques, 3rd edition: chapter 6 on ratio estimates, chapter
+9A on clusters of unequal size.
 """
 
 from __future__ import annotations
@@ -34,12 +47,13 @@ _LEAST_VALID = 0.5
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A square of ground to draw.
+    """A square of ground to draw, or what the raster's border leaves of it.
 
     Attributes:
         row: of its upper left pixel on the grid.
         col: likewise.
-        side: px.
+        height: px; of a random one less where the raster's border cuts it.
+        width: likewise.
         score: mean doubt in it, 0 to 1; of a random one by the first measure.
         kind: the measure of doubt by which it was chosen, or ``"random"``.
         objects: that are predicted in it, about.
@@ -47,7 +61,8 @@ class Suggestion:
 
     row: int
     col: int
-    side: int
+    height: int
+    width: int
     score: float
     kind: str
     objects: int = 0
@@ -55,7 +70,7 @@ class Suggestion:
     @property
     def roi(self) -> tuple[slice, slice]:
         """Rows and columns on the grid."""
-        return slice(self.row, self.row + self.side), slice(self.col, self.col + self.side)
+        return slice(self.row, self.row + self.height), slice(self.col, self.col + self.width)
 
 
 class Doubt(NamedTuple):
@@ -94,9 +109,10 @@ def choose_squares(doubts: Mapping[str, Doubt], count: int, *, cells: int = 4, s
     """Squares to draw: where the doubt is greatest, spread out, and a fifth at random.
 
     Squares do not overlap, and those of doubt lie a square apart at least, so that
-    ten of them are not ten views of one place. Random ones are drawn first, from all
-    squares alike, so that they know nothing of the doubt. Several measures of doubt take
-    turns: their scales have nothing to do with one another.
+    ten of them are not ten views of one place. Random ones are drawn first, from a tiling
+    of the raster: they know nothing of the doubt, and every valid pixel has the same chance
+    to be in one; see above. Several measures of doubt take turns: their scales have nothing
+    to do with one another.
 
     Args:
         doubts: of the raster, by measure; all have cells of one size.
@@ -125,7 +141,7 @@ def choose_squares(doubts: Mapping[str, Doubt], count: int, *, cells: int = 4, s
     scores = {
         name: np.where(enough, _sums(each.total, cells) / np.maximum(valid, 1), -1.0) for name, each in doubts.items()
     }
-    random = _at_random(enough, cells, max(1, round(count * RANDOM_SHARE)) if count > 1 else 0, seed)
+    random = _at_random(doubt.valid, cells, max(1, round(count * RANDOM_SHARE)) if count > 1 else 0, seed)
     chosen = [(place, "random") for place in random]
     waiting = {name: _by_score(plane) for name, plane in scores.items()}
     while waiting and len(chosen) < count:
@@ -135,19 +151,19 @@ def choose_squares(doubts: Mapping[str, Doubt], count: int, *, cells: int = 4, s
                 del waiting[name]
             else:
                 chosen.append((place, name))
-    first = next(iter(doubts))
-    made = [
-        Suggestion(
-            row * doubt.cell,
-            col * doubt.cell,
-            cells * doubt.cell,
-            float(scores[first if kind == "random" else kind][row, col]),
-            kind,
-        )
-        for (row, col), kind in chosen
-    ]
+    made = [_suggestion(place, kind, doubts.get(kind, doubt), cells) for place, kind in chosen]
     order = [*doubts, "random"]
     return tuple(sorted(made, key=lambda one: (order.index(one.kind), -one.score)))
+
+
+def _suggestion(place: tuple[int, int], kind: str, doubt: Doubt, cells: int) -> Suggestion:
+    """The part of a square that lies on the grid, from its upper left cell, which may lie outside."""
+    rows, cols = (
+        slice(max(start, 0), min(start + cells, size)) for start, size in zip(place, doubt.valid.shape, strict=True)
+    )
+    score = doubt.total[rows, cols].sum() / max(doubt.valid[rows, cols].sum(), 1)
+    height, width = (doubt.cell * (axis.stop - axis.start) for axis in (rows, cols))
+    return Suggestion(rows.start * doubt.cell, cols.start * doubt.cell, height, width, float(score), kind)
 
 
 def _by_score(scores: NDArray[np.float64]) -> Iterator[tuple[int, int]]:
@@ -204,6 +220,9 @@ def to_frame(suggestions: Sequence[Suggestion], geobox: GeoBox) -> geopandas.Geo
 def estimate_iou(tables: Sequence[Confusion], *, level: float = 0.95, seed: int = 0) -> Interval:
     """Mean IoU over the whole raster, from the squares that were drawn at random, with an interval.
 
+    It is that of all tables added up, a ratio of totals, in which a pixel counts the same in
+    a square that the border cut as in a whole one.
+
     Args:
         tables: of each random square that was drawn, prediction against drawing.
         level: share of such intervals that hold the truth.
@@ -226,12 +245,29 @@ def _sums(plane: NDArray[np.generic], cells: int) -> NDArray[np.float64]:
     return lower_right - lower_left - upper_right + upper_left
 
 
-def _at_random(enough: NDArray[np.bool_], cells: int, count: int, seed: int) -> list[tuple[int, int]]:
-    places = np.argwhere(enough)
-    chosen: list[tuple[int, int]] = []
-    for row, col in np.random.default_rng(seed).permutation(places):
-        if len(chosen) >= count:
-            break
-        if all(max(abs(row - other[0]), abs(col - other[1])) >= cells for other in chosen):
-            chosen.append((int(row), int(col)))
-    return chosen
+def lay_out(valid: NDArray[np.int64], cells: int, offset: tuple[int, int]) -> list[tuple[int, int]]:
+    """Squares that cover the grid, each cell once: those that hold anything valid, by their upper left cells.
+
+    Args:
+        valid: pixels of each cell.
+        cells: side of a square, in cells.
+        offset: rows and columns, in cells, of which the first squares are cut; 0 to `cells` - 1.
+
+    Example:
+        >>> lay_out(np.ones((1, 5), int), 3, (0, 1))
+        [(0, -2), (0, 1), (0, 4)]
+    """
+    tops, lefts = (range(first and first - cells, size, cells) for first, size in zip(offset, valid.shape, strict=True))
+    return [
+        (top, left)
+        for top in tops
+        for left in lefts
+        if valid[max(top, 0) : top + cells, max(left, 0) : left + cells].any()
+    ]
+
+
+def _at_random(valid: NDArray[np.int64], cells: int, count: int, seed: int) -> list[tuple[int, int]]:
+    """Some squares of a tiling that begins at a random place, each as likely as any other."""
+    rng = np.random.default_rng(seed)
+    squares = lay_out(valid, cells, (int(rng.integers(cells)), int(rng.integers(cells))))
+    return [squares[place] for place in rng.permutation(len(squares))[:count]]
