@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from worlds import noise, write_raster
 
+from gimseg.correction.loop import record
 from gimseg.correction.rounds import Correction, Opening, Project, table_of
 from gimseg.datasets import Dataset
 from gimseg.deployments import Accepted, Deployment
@@ -41,6 +42,25 @@ def test_a_dataset_is_a_correction_and_reads_back(tmp_path: Path) -> None:
     correction = started(tmp_path, truth=table_of(dataset))
     read = Project(tmp_path).correction("bad_aoi")
     assert read.dataset() == correction.dataset() == dataset
+
+
+def test_an_accepted_dataset_stays_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Later trainings replay it: a file that would change it is refused before anything is written."""
+    for name in ("one.tif", "two.tif"):
+        write_raster(tmp_path / name, noise((3, 20, 20)))
+    monkeypatch.chdir(tmp_path)
+    one, two = (Dataset("bad_AoI", 0.2, [name]) for name in ("one.tif", "two.tif"))
+    home = Project(Path())
+    record(one, home)
+    assert record(two, home).rasters == ("two.tif",)
+    recorded = record(one, home)
+    Deployment("bad_AoI/model", (Accepted("bad_AoI", "bad_AoI/model", "2026-11-21"),)).write(home.rounds)
+    before = recorded.file.read_bytes()
+    assert record(one, home).text() == recorded.text()
+    assert record(Dataset("bad_AoI", 0.2, [tmp_path / "one.tif"]), home).text() == recorded.text()
+    with pytest.raises(CorrectionError, match="another tag"):
+        record(two, home)
+    assert recorded.file.read_bytes() == before
 
 
 def test_a_project_can_be_moved(tmp_path: Path) -> None:

@@ -104,9 +104,19 @@ def record(dataset: Dataset, project: Project, model: Folder | None = None) -> C
     """Make a Dataset a correction of a project, named like its tag; one that is there already is brought up to date.
 
     Raises:
-        CorrectionError: its tag names no folder, or a correction that was drawn.
+        CorrectionError: its tag names no folder, a correction that was drawn, or one that was accepted with other
+            files.
     """
     correction = as_correction(dataset, project, model)
+    deployment = project.deployment()
+    if deployment is not None and correction.id in deployment.ids:
+        known = project.correction(correction.id)
+        if known.text() != correction.text():
+            raise CorrectionError(
+                f"correction {correction.id!r} was accepted with other files or settings, and later trainings replay "
+                "what it was: give the dataset another tag"
+            )
+        return known
     correction.folder.mkdir(parents=True, exist_ok=True)
     correction.write()
     return correction

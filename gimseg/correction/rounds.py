@@ -209,6 +209,10 @@ class Correction:
         Raises:
             OutputError: it cannot be written.
         """
+        write_text((folder or self.folder) / _FILE, self.text())
+
+    def text(self) -> str:
+        """``correction.toml``, as it is written."""
         root = self.folder.parent.parent
         parent = self.parent if self.parent == BUILTIN else _kept(self.parent, root)
         rows = {"started": self.started or datetime.now(UTC).isoformat(timespec="seconds"), "parent": parent}
@@ -221,7 +225,7 @@ class Correction:
                 for name, value in self.truth.items()
             }
             parts += ["\n[dataset]\n", _rows(kept)]
-        write_text((folder or self.folder) / _FILE, "".join(parts))
+        return "".join(parts)
 
 
 @dataclass(frozen=True)
