@@ -24,6 +24,9 @@ SHAPEFILE_NAMES = {"perimeter_m": "perim_m"}
 _DECIMALS = 6
 _PLACES = 1000  # of a pixel, to which ids are sharp
 
+CLASS_ID = "class_id"
+"""The attribute that each layer of predicted polygons has."""
+
 
 @dataclass
 class ClassTally:
@@ -91,7 +94,7 @@ class Attributes:
         wanted = {
             "id": ("str", True),
             "class": ("str", True),
-            "class_id": ("int32", True),
+            CLASS_ID: ("int32", True),
             "area_m2": ("float64", self.ground.tells_metres),
             "perimeter_m": ("float64", self.ground.tells_metres),
             "confidence": ("float64", self.probabilities is not None),
@@ -113,7 +116,7 @@ class Attributes:
         columns = {
             "id": polygon_ids(cleaned.polygons, codes, self.ground.transform),
             "class": names,
-            "class_id": codes.astype(np.int32),
+            CLASS_ID: codes.astype(np.int32),
             "model": np.full(len(codes), self.origin.model, object),
             "date": np.full(len(codes), self.origin.date, object),
             "regular": cleaned.regular,

@@ -283,16 +283,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        0: done; 1: a :class:`GimsegError`, told in one line; 2: wrong usage; 130:
+        0: done; 1: a :class:`GimsegError`, told in one line, or a command that ends so; 2: wrong usage; 130:
         interrupted. Any other error keeps its traceback.
     """
     given = sys.argv[1:] if arguments is None else arguments
     if arguments is None:
         _end_soon_after_interrupt(given)
     try:
-        cli.main(args=list(given), prog_name="gimseg", standalone_mode=False)
-    except click.exceptions.Exit as ended:
-        return ended.exit_code
+        # Not standalone, click returns the code of an Exit instead of raising it.
+        ended = cli.main(args=list(given), prog_name="gimseg", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return 2
@@ -302,7 +301,7 @@ def main(arguments: list[str] | None = None) -> int:
     except GimsegError as error:
         print(f"Error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    return 0
+    return ended if isinstance(ended, int) else 0
 
 
 @functools.cache

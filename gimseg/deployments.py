@@ -44,6 +44,18 @@ class Accepted:
         """All corrections that were accepted with it."""
         return (self.id, *self.others)
 
+    @classmethod
+    def from_dict(cls, table: dict[str, Any]) -> Accepted:
+        """From what :meth:`to_dict` gave.
+
+        Raises:
+            TypeError: it is something else.
+        """
+        found = cls(**table)
+        if not all(isinstance(text, str) for text in (found.id, found.model, found.accepted, *found.others)):
+            raise TypeError(f"{table} holds what is no text")
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON; what is empty is left out."""
         return {name: value for name, value in asdict(self).items() if value != ()}
@@ -87,11 +99,14 @@ class Deployment:
         path = Path(corrections) / PROJECT_FILE
         try:
             table = json.loads(path.read_text(encoding="utf-8"))
-            return cls(str(table["model"]), tuple(Accepted(**item) for item in table["history"]))
+            return cls(str(table["model"]), tuple(Accepted.from_dict(item) for item in table["history"]))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CorrectionError(f"{path} cannot be read ({error!r}): was it edited? Give a model with -m") from error
+            raise CorrectionError(
+                f"{path} cannot be read ({error!r}): was it edited? It names the deployed model; a command that takes "
+                "a model takes another one with -m"
+            ) from error
 
     def write(self, corrections: str | os.PathLike[str]) -> None:
         """Replace what the folder ``corrections`` says, in one step.

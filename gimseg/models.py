@@ -212,6 +212,8 @@ class Model:
                 f"{path}: the recipe's stride is {recipe.stride} px, the network's {network_stride(network)}"
             )
         provenance, scores = values.get("provenance", {}), values.get("scores", {})
+        if not (isinstance(provenance, dict) and isinstance(scores, dict)):
+            raise ModelError(f"{path / _VALUES}: provenance and scores are no tables: was it edited?")
         return cls(network.eval(), recipe, architecture, provenance, scores, path)
 
 

@@ -136,8 +136,14 @@ def hold_lock(path: Path, busy: GimsegError) -> IO[str]:
     Args:
         path: the lock file.
         busy: raised where another process holds it.
+
+    Raises:
+        OutputError: its folder cannot be written.
     """
-    handle = path.open("a")
+    try:
+        handle = path.open("a")
+    except OSError as error:
+        raise OutputError(f"cannot write in {path.parent} ({error.strerror})") from error
     if fcntl is None:
         return handle
     try:

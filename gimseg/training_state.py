@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gimseg.datasets import Dataset, Datasets
-from gimseg.errors import ResumeError
+from gimseg.errors import OutputError, ResumeError
 from gimseg.trainers import is_first_process
 
 
@@ -26,6 +26,7 @@ def open_work(work: Path, identity: Mapping[str, Any], *, restart: bool = False)
 
     Raises:
         ResumeError: it is of another training.
+        OutputError: the folder cannot be written.
     """
     if not is_first_process():
         return
@@ -38,8 +39,13 @@ def open_work(work: Path, identity: Mapping[str, Any], *, restart: bool = False)
             f"{work} holds the state of a training with other settings or data (compare {pinned.name}): "
             "start the same training again to go on, or give --restart to throw that state away"
         )
-    work.mkdir(parents=True, exist_ok=True)
-    pinned.write_text(told, encoding="utf-8")
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        pinned.write_text(told, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(
+            f"cannot write in {work.parent} ({error.strerror}): a training keeps its state there"
+        ) from error
 
 
 def declared(datasets: Datasets) -> dict[str, dict[str, str]]:

@@ -307,6 +307,63 @@ def test_what_somebody_changed_since_is_not_thrown_away_unasked(project: Project
     accept("bad", project=project.folder, force=True, overwrite=True, **GIVEN)
 
 
+def test_a_project_that_was_copied_or_moved_is_rolled_back_where_it_is_now(project: Project, tmp_path: Path) -> None:
+    before = delivered(project)
+    accept("bad", project=project.folder, force=True, **GIVEN)
+    there = delivered(project)
+    copied = Project(tmp_path / "copied")
+    shutil.copytree(project.folder, copied.folder)
+    rollback(project=copied.folder)
+    assert delivered(project) == there and delivered(copied) == before
+    moved = Project(tmp_path / "moved")
+    shutil.move(project.folder, moved.folder)
+    rollback(project=moved.folder)
+    assert delivered(moved) == before
+
+
+def test_a_journal_is_carried_out_where_the_project_is_now(project: Project, tmp_path: Path) -> None:
+    rounds = project.rounds
+    for name in ("new.txt", "old.txt"):
+        (project.folder / name).write_text(name)
+    told = {"moves": [["../old.txt", "../new.txt"]], "sweep": []}
+    (rounds / JOURNAL).write_text(json.dumps(told))
+    moved = tmp_path / "moved"
+    shutil.move(project.folder, moved)
+    assert len(Project(moved).corrections()) == 1
+    assert (moved / "old.txt").read_text() == "new.txt" and not (moved / "corrections" / JOURNAL).exists()
+    for text in ("{}", "[]", "null", '{"moves": [1], "sweep": []}'):
+        (moved / "corrections" / JOURNAL).write_text(text)
+        with pytest.raises(CorrectionError, match="was it edited"):
+            listed(moved)
+
+
+def test_nothing_but_a_prediction_is_replaced(project: Project) -> None:
+    image = (project.folder / "big.tif").read_bytes()
+    foreign = write_raster(project.folder / "mine.tif", np.zeros(SHAPE, np.uint8))
+    drawn = project.folder / "mine.gpkg"
+    gpd.GeoDataFrame({"name": ["a"]}, geometry=[box(0, 0, 10, 10)], crs=UTM).to_file(drawn)
+    given = {"project": project.folder, "force": True, "everywhere": True, **GIVEN}
+    for segments, told in (
+        ([project.folder / "big.tif"], "the image itself"),
+        ([foreign], "not made by gimseg predict"),
+        ([project.folder / "big_segments.tif", drawn], "has no attribute class_id"),
+    ):
+        with pytest.raises(CorrectionError, match=told):
+            accept("bad", segments=segments, **given)
+    assert (project.folder / "big.tif").read_bytes() == image and len(gpd.read_file(drawn)) == 1
+    done = accept("bad", overwrite=True, segments=[foreign], **given)
+    assert [path.name for path in done.files if path.suffix == ".tif"] == ["mine.tif"]
+
+
+def test_what_was_kept_to_go_back_to_and_is_gone_is_told(project: Project) -> None:
+    accept("bad", project=project.folder, force=True, **GIVEN)
+    there = delivered(project)
+    next((project.correction("bad").folder / "replaced").glob("*.shp")).unlink()
+    with pytest.raises(CorrectionError, match=r"big_segments\.shp in .* is gone"):
+        rollback(project=project.folder)
+    assert delivered(project) == there and not hidden(project)
+
+
 def test_a_style_of_ones_own_stays(project: Project) -> None:
     style = project.folder / "big_segments.qml"
     style.write_text("mine")

@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import geopandas
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ import rasterio
 from test_training import QUICK, squares_world
 from worlds import noise, north_up, write_raster
 
-from gimseg.cli import main
+from gimseg.cli import cli, main
 from gimseg.training import train
 from gimseg.vectors import open_layer
 
@@ -36,6 +37,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(*arguments: object) -> int:
     return main([str(argument) for argument in arguments])
+
+
+def test_a_command_that_ends_with_a_code_ends_the_process_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    ending = click.Command("end", callback=lambda: click.get_current_context().exit(3))
+    monkeypatch.setitem(cli.commands, "end", ending)
+    assert run("end") == 3 and run("--version") == 0
 
 
 def test_predict_writes_what_the_endings_ask_for(

@@ -83,6 +83,14 @@ def test_an_id_is_one_plain_name(tmp_path: Path, id: str) -> None:
         Project(tmp_path).correction(id)
 
 
+def test_a_folder_that_is_no_correction_hides_none(tmp_path: Path) -> None:
+    """A copy that a file manager made, or a start that was killed."""
+    made = started(tmp_path)
+    for name in ("bad_aoi (copy)", ".other.partial"):
+        shutil.copytree(made.folder, made.folder.with_name(name))
+    assert [item.id for item in Project(tmp_path).corrections()] == ["bad_aoi"]
+
+
 def test_an_unknown_correction_is_refused_with_those_that_are_there(tmp_path: Path) -> None:
     started(tmp_path)
     with pytest.raises(CorrectionError, match="there are: bad_aoi"):
@@ -94,6 +102,28 @@ def test_a_damaged_file_is_told(tmp_path: Path, text: str) -> None:
     started(tmp_path).file.write_text(text)
     with pytest.raises(CorrectionError, match=r"correction\.toml"):
         Project(tmp_path).correction("bad_aoi")
+
+
+GOOD = 'parent = "builtin"\nrasters = ["big.tif"]\nsegments = []\n'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD.replace('["big.tif"]', '"big.tif"'),
+        f"started = 2026-11-21\n{GOOD}",
+        f"dataset = 5\n{GOOD}",
+        f"{GOOD}[dataset]\n",
+        f'{GOOD}[dataset]\ntag = "a"\nspatial_resolution = 1\nstrange = 1\n',
+    ],
+)
+def test_a_file_of_other_types_is_told(tmp_path: Path, text: str) -> None:
+    file = started(tmp_path).file
+    file.write_text(GOOD)
+    assert Project(tmp_path).correction("bad_aoi").rasters == (str(tmp_path / "big.tif"),)
+    file.write_text(text)
+    with pytest.raises(CorrectionError, match=r"correction\.toml cannot be read"):
+        Project(tmp_path).corrections()
 
 
 def test_one_file_names_the_model(tmp_path: Path) -> None:

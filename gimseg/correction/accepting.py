@@ -16,7 +16,7 @@ from gimseg.correction.areas import opening_of, write_areas
 from gimseg.correction.deliveries import MADE, Delivered, deliveries_of
 from gimseg.correction.gate import Verdict
 from gimseg.correction.grounds import drawn_parts, open_rasters
-from gimseg.correction.journal import Move, alone, change
+from gimseg.correction.journal import Move, alone, change, kept
 from gimseg.correction.proof import Models, prove, read_proof, tested_on, write_metrics
 from gimseg.correction.rounds import Correction, Project
 from gimseg.delivery import Delivery
@@ -190,16 +190,19 @@ class _Record:
         Raises:
             CorrectionError: there is none, or it is damaged.
         """
-        path = correction.folder / _RECORD
+        path, rounds = correction.folder / _RECORD, correction.project.rounds
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
-            return cls(Path(told["folder"]), dict(told["files"]), tuple(told["saved"]), told["project"])
+            if not (told["project"] is None or isinstance(told["project"], str)):
+                raise TypeError(f"project is {told['project']!r}")
+            folder = Path(os.path.normpath(rounds / told["folder"]))
+            return cls(folder, dict(told["files"]), tuple(told["saved"]), told["project"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CorrectionError(f"{path} cannot be read ({error!r}): this acceptance cannot be undone") from error
 
-    def text(self) -> str:
-        """As it is kept."""
-        told = {"folder": os.path.abspath(self.folder), "files": self.files, "saved": list(self.saved)}
+    def text(self, rounds: Path) -> str:
+        """As it is kept in a folder ``corrections``."""
+        told = {"folder": kept(self.folder, rounds), "files": self.files, "saved": list(self.saved)}
         return json.dumps({**told, "project": self.project}, indent=1)
 
     def check_unchanged(self, force: bool) -> None:
@@ -215,6 +218,12 @@ class _Record:
         """What restores the files."""
         if not self.files:
             return []
+        gone = [name for name in self.saved if not (correction.folder / _SAVED / name).is_file()]
+        if gone:
+            raise CorrectionError(
+                f"{', '.join(gone)} in {correction.folder / _SAVED} is gone, which was there before {correction.id} "
+                "was accepted: that cannot be undone; deploy another model with gimseg correct accept"
+            )
         ready, moves = _ready_folder(self.folder), []
         for name in self.files:
             if name in self.saved:
@@ -295,6 +304,8 @@ class _Update:
         areas = None if everywhere else Path(aoi) if aoi else self._areas(models, stage)
         if areas is None and not everywhere:
             return None
+        if not options["overwrite"]:
+            self.delivered.check_ours()
         given = opening_of(self.correction) | {"aoi": aoi} | self.delivered.options(areas)
         delivery = self.delivered.predict(accepted.model, stage, given | options)
         return _Made(self.delivered, stage / MADE, delivery)
@@ -364,9 +375,9 @@ def _put_in_place(correction: Correction, made: Sequence[_Made], deployment: Dep
     rounds = correction.project.rounds
     moves: list[Move] = []
     folder, files, saved = correction.folder, dict[str, str | None](), list[str]()
-    kept = correction.folder / _SAVED
-    shutil.rmtree(kept, ignore_errors=True)
-    kept.mkdir()
+    aside = correction.folder / _SAVED
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
     if made:
         folder = made[0].delivered.mask.absolute().parent
         ready = _ready_folder(folder)
@@ -383,13 +394,13 @@ def _put_in_place(correction: Correction, made: Sequence[_Made], deployment: Dep
             files |= {path.name: None for path in stale}
         for name in files:
             if (folder / name).exists():
-                _copy(folder / name, kept / name)
+                _copy(folder / name, aside / name)
                 saved.append(name)
     before = rounds / PROJECT_FILE
     told = before.read_text(encoding="utf-8") if before.exists() else None
     record = _Record(folder, files, tuple(saved), told)
     own = _ready_folder(rounds)
-    (own / _RECORD).write_text(record.text(), encoding="utf-8")
+    (own / _RECORD).write_text(record.text(rounds), encoding="utf-8")
     deployment.write(own)
     moves += [
         Move(correction.folder / _RECORD, own / _RECORD),

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import rasterio
+
+from gimseg.assembly import RUN_TAG
+from gimseg.attributes import CLASS_ID
 from gimseg.delivery import Delivery, deliver
 from gimseg.errors import CorrectionError, ResumeError
 from gimseg.jobs import default_outputs
@@ -17,6 +21,7 @@ from gimseg.products import Products, Uncertainty
 from gimseg.rasters import open_raster
 from gimseg.stac import is_item, item_path, rehome_item
 from gimseg.vector_output import driver_of
+from gimseg.vectors import open_layer
 
 MADE = "made"
 """Folder of the files that were predicted again, before they are put in place."""
@@ -45,6 +50,9 @@ class Delivered:
         layers = tuple(path for path in paths if path not in masks)
         for path in layers:
             driver_of(path)
+        itself = [path for path in paths if os.path.realpath(path) == os.path.realpath(raster)]
+        if itself:
+            raise CorrectionError(f"{itself[0]} is the image itself: name what was predicted from it with --segments")
         missing = [path for path in paths if not path.is_file()]
         if missing:
             raise CorrectionError(f"{missing[0]} does not exist: name what was delivered with --segments")
@@ -53,6 +61,25 @@ class Delivered:
                 f"{', '.join(map(str, paths))}: one mask (.tif) and its polygons, in one folder, can be updated"
             )
         return cls(os.fspath(raster), masks[0], layers)
+
+    def check_ours(self) -> None:
+        """Refuse files that no prediction has made: they would be replaced.
+
+        Raises:
+            CorrectionError: a mask or a layer is something else.
+        """
+        with rasterio.open(self.mask, driver="GTiff") as mask:
+            if RUN_TAG not in mask.tags():
+                raise CorrectionError(
+                    f"{self.mask} was not made by gimseg predict: name the mask that was, or replace it with "
+                    "--overwrite"
+                )
+        for path in self.layers:
+            if CLASS_ID not in open_layer(path).fields:
+                raise CorrectionError(
+                    f"{path} has no attribute {CLASS_ID}: it was not made by gimseg predict or vectorize; name the "
+                    "layer that was, or replace it with --overwrite"
+                )
 
     def options(self, areas: Path | None) -> dict[str, Any]:
         """For :func:`gimseg.delivery.deliver`: in part, or all of it."""

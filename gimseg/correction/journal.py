@@ -61,8 +61,8 @@ def change(folder: Path, moves: Sequence[Move], sweep: Sequence[Path] = ()) -> N
     Raises:
         OutputError: the disk refuses; it is carried out by the next :func:`settle`.
     """
-    listed = [[os.path.abspath(move.place), move.ready and os.path.abspath(move.ready)] for move in moves]
-    told = {"moves": listed, "sweep": [os.path.abspath(path) for path in sweep]}
+    listed = [[kept(move.place, folder), move.ready and kept(move.ready, folder)] for move in moves]
+    told = {"moves": listed, "sweep": [kept(path, folder) for path in sweep]}
     write_text(folder / JOURNAL, json.dumps(told, indent=1))
     settle(folder)
 
@@ -80,22 +80,30 @@ def settle(folder: Path) -> bool:
     journal = folder / JOURNAL
     try:
         told = json.loads(journal.read_text(encoding="utf-8"))
+        moves = [(folder / place, ready and folder / ready) for place, ready in told["moves"]]
+        sweep = [folder / path for path in told["sweep"]]
     except FileNotFoundError:
         return False
-    except (OSError, ValueError) as error:
-        raise CorrectionError(f"{journal} cannot be read ({error}): was it edited?") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CorrectionError(f"{journal} cannot be read ({error!r}): was it edited?") from error
     try:
-        for place, ready in told["moves"]:
+        for place, ready in moves:
             if ready is None:
-                Path(place).unlink(missing_ok=True)
-            elif os.path.exists(ready):
+                place.unlink(missing_ok=True)
+            elif ready.exists():
                 os.replace(ready, place)
     except OSError as error:
         raise OutputError(
             f"{error.filename} cannot be replaced ({error.strerror}): close it elsewhere, and give any gimseg correct "
             "command to go on"
         ) from error
-    for path in told["sweep"]:
+    for path in sweep:
         shutil.rmtree(path, ignore_errors=True)
     journal.unlink()
     return True
+
+
+def kept(path: str | os.PathLike[str], folder: Path) -> str:
+    """A path as it is kept in `folder`: relative to it where it lies in the project, so that a project can be moved."""
+    whole, inside = os.path.abspath(path), os.path.abspath(folder)
+    return os.path.relpath(whole, inside) if Path(whole).is_relative_to(Path(inside).parent) else whole

@@ -11,6 +11,7 @@ from gimseg.correction.rounds import Correction, Project
 from gimseg.deployments import BUILTIN, Deployment
 from gimseg.outputs import path_from_here
 
+_IOU = "IoU"
 _COLUMNS = ("", "correction", "started", "state", "held-out IoU", "verdict", "model")
 
 
@@ -28,6 +29,7 @@ class Round:
         after: of its model.
         passed: what the gate said; None: nothing yet.
         parent: model that it corrects.
+        measure: what the scores are, where they are no IoU: ``"share right"``.
     """
 
     id: str
@@ -38,6 +40,7 @@ class Round:
     after: float | None = None
     passed: bool | None = None
     parent: str = ""
+    measure: str = ""
 
     @classmethod
     def of(cls, correction: Correction, deployment: Deployment | None, first: Correction | None = None) -> Round:
@@ -48,13 +51,14 @@ class Round:
         state = next((name for name, reached in states.items() if reached), "drawn")
         state += "" if first is None else f" with {first.id}"
         last = deployment is not None and deployment.model == f"{correction.id}/{correction.model.name}"
-        before, after, passed = _scores(correction.metrics)
-        return cls(correction.id, correction.started, state, last, before, after, passed, correction.parent)
+        before, after, measure, passed = _scores(correction.metrics)
+        return cls(correction.id, correction.started, state, last, before, after, passed, correction.parent, measure)
 
     @property
     def line(self) -> tuple[str, ...]:
         """As people read it."""
         scores = "" if self.before is None or self.after is None else f"{self.before:.3f} → {self.after:.3f}"
+        scores += "" if self.measure in ("", _IOU) else f" ({self.measure})"
         verdict = {None: "", True: "better", False: "held back"}[self.passed]
         when = self.started.replace("T", " ")[:16]
         return ("*" if self.deployed else "", self.id, when, self.state, scores, verdict, f"from {self.parent}")
@@ -110,13 +114,16 @@ def listed(project: str | os.PathLike[str] = ".") -> Listing:
     return Listing(tuple(rounds), home.deployed())
 
 
-def _scores(metrics: Path) -> tuple[float | None, float | None, bool | None]:
-    """Before, after, and what the gate said; None what a report does not hold."""
+def _scores(metrics: Path) -> tuple[float | None, float | None, str, bool | None]:
+    """Before, after, what was measured, and what the gate said; None what a report does not hold."""
     try:
         told = json.loads(metrics.read_text(encoding="utf-8"))
-        passed = told["verdict"]["passed"]
-        held = told["held_out"]
-        scores = held["deployed_threshold"] if held else {"before": {"score": None}, "after": {"score": None}}
-        return scores["before"]["score"], scores["after"]["score"], passed
+        passed, held = bool(told["verdict"]["passed"]), told["held_out"]
+        if not held:
+            return None, None, "", passed
+        before, after = (held["deployed_threshold"][when]["score"] for when in ("before", "after"))
+        if before is None or after is None:
+            return None, None, "", passed
+        return float(before), float(after), str(held.get("measure", _IOU)), passed
     except (OSError, ValueError, KeyError, TypeError):
-        return None, None, None
+        return None, None, "", None

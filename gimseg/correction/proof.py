@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,8 @@ class Models:
         after = Predictor(correction.model, device=device)
         said = after.model.provenance
         before = Predictor(parent_of(after.model, correction), device=device)
-        expected = said.get("parent", {}).get("fingerprint", before.fingerprint)
+        parent = said.get("parent")
+        expected = parent.get("fingerprint", before.fingerprint) if isinstance(parent, Mapping) else before.fingerprint
         if before.fingerprint != expected:
             raise CorrectionError(
                 f"{before.model.folder} is another model than the one that {correction.model} was trained from "
@@ -88,7 +89,8 @@ def _nothing_learned(correction: Correction) -> str:
 
 def parent_of(model: Model, correction: Correction) -> str:
     """Folder of the model that a correction was trained from."""
-    folder = model.provenance.get("parent", {}).get("folder")
+    parent = model.provenance.get("parent")
+    folder = parent.get("folder") if isinstance(parent, Mapping) else None
     if folder is None or folder == BUILTIN:
         return str(folder or correction.parent)
     return os.path.join(correction.project.folder, folder)

@@ -232,5 +232,9 @@ def _is_there(path: Path, plan: Plan) -> bool:
     """Whether a mask is that of this very plan."""
     if not path.is_file():
         return False
-    with rasterio.open(path, driver="GTiff") as mask:
-        return bool(mask.tags().get(RUN_TAG) == plan.run_id)
+    try:
+        with rasterio.open(path, driver="GTiff") as mask:
+            return bool(mask.tags().get(RUN_TAG) == plan.run_id)
+    except rasterio.errors.RasterioIOError:
+        # Damaged: it is made anew.
+        return False

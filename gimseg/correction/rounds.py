@@ -194,10 +194,18 @@ class Correction:
             if truth is not None:
                 truth = {name: _placed(value, root) if name in _PATHS else value for name, value in truth.items()}
             placed = {name: _placed(table.pop(name), root) for name in ("parent", "rasters", "segments")}
-            return cls(folder, opening=Opening(**table.pop("opening", {})), truth=truth, **placed, **table)
+            for name, kind in (("parent", str), ("rasters", tuple), ("segments", tuple)):
+                if not isinstance(placed[name], kind):
+                    raise TypeError(f"{name} is {placed[name]!r}")
+            if not isinstance(table.get("started", ""), str):
+                raise TypeError(f"started is {table['started']!r}, and no text")
+            read = cls(folder, opening=Opening(**table.pop("opening", {})), truth=truth, **placed, **table)
+            if truth is not None:
+                _checked(truth)
+            return read
         except FileNotFoundError as error:
             raise CorrectionError(f"{path} does not exist: start the correction first") from error
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise CorrectionError(f"{path} cannot be read ({error}): was it edited?") from error
 
     def write(self, folder: Path | None = None) -> None:
@@ -295,7 +303,9 @@ class Project:
             OutputError: a change that was decided before a process was killed cannot be carried out.
         """
         self._settle()
-        found = [Correction.read(path.parent) for path in self.rounds.glob(f"*/{_FILE}")]
+        # What is no plain name was put there by hand, or is still being made.
+        files = [path for path in self.rounds.glob(f"*/{_FILE}") if _ID.fullmatch(path.parent.name)]
+        found = [Correction.read(path.parent) for path in files]
         return tuple(sorted(found, key=lambda item: (item.started, item.id)))
 
     def _settle(self) -> None:
@@ -320,6 +330,17 @@ def check_id(id: str) -> str:
             f"{id!r} names no correction: give up to 64 letters, digits, _ and -, beginning with a letter or a digit"
         )
     return id
+
+
+def _checked(table: Mapping[str, Any]) -> None:
+    """Refuse a table that is no Dataset's; whether its files are there is not looked at."""
+    known = {item.name for item in fields(Dataset)}
+    needed = {"tag", "spatial_resolution"} - set(table)
+    if needed or set(table) - known:
+        raise TypeError(
+            f"the table dataset lacks {', '.join(sorted(needed)) or 'nothing'} and has "
+            f"{', '.join(sorted(set(table) - known)) or 'nothing'} that is unknown"
+        )
 
 
 def table_of(dataset: Dataset) -> dict[str, Any]:
