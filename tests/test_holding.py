@@ -14,10 +14,10 @@ from worlds import noise, north_up, write_raster
 
 from gimseg.correction.drawing import Drawing
 from gimseg.correction.holding import DrawnBlocks, block_side, hold_out_blocks
+from gimseg.holdouts import GroundBlocks
 from gimseg.labelled_scenes import LabelledScene
 from gimseg.legend import Legend
 from gimseg.rasters import open_raster
-from gimseg.sampling import GroundBlocks
 from gimseg.vectors import Shapes
 
 ROOF = Legend.binary("roof")

@@ -45,6 +45,7 @@ LAYERS = (
     "datasets",
     "folds",
     "sampling",
+    "holdouts",
     "point_labels",
     "radiometry",
     "class_weights",

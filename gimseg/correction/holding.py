@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from odc.geo.geobox import GeoBox
 
+from gimseg.holdouts import GroundBlocks
 from gimseg.labelled_scenes import LabelledScene
 from gimseg.legend import UNLABELLED
-from gimseg.sampling import GroundBlocks
 
 Number = tuple[int, int]
 _SEED = "gimseg corrections"
