@@ -33,9 +33,9 @@ class _Ground:
 def check_leakage(scenes: Sequence[LabelledScene]) -> None:
     """Refuse ground that lies in two splits, whatever the CRSs of the rasters that show it.
 
-    A scene's ground is its footprint, or where an attribute of the AoI layer tells the
-    split, the AoIs of each split. A scene without a split is trained on, so it counts as
-    ``train`` where another has one. A raster without a CRS is compared with its like alone.
+    A scene's ground is its footprint, or where it has AoIs these, as far as they lie in it.
+    A scene without a split is trained on, so it counts as ``train`` where another has one.
+    A raster without a CRS is compared with its like alone.
 
     Raises:
         DatasetError: names both rasters and splits, and how much they have in common.
@@ -60,12 +60,10 @@ def overlapping(scenes: Sequence[LabelledScene]) -> list[tuple[int, int]]:
 
 def _grounds(scene: LabelledScene) -> Iterator[_Ground]:
     footprint = scene.geobox.extent
-    areas = {split: area for split, area in scene.areas.items() if split and len(area)}
-    if scene.split or not areas:
+    if not scene.areas:
         yield _Ground(scene.path, scene.split or "train", footprint)
-        return
-    for split, area in areas.items():
-        yield _Ground(scene.path, split, _union(area, footprint))
+    for split, area in scene.areas.items():
+        yield _Ground(scene.path, split or scene.split or "train", _union(area, footprint))
 
 
 def _union(area: Shapes, footprint: Geometry) -> Geometry:

@@ -258,6 +258,31 @@ def test_blocks_held_out_are_held_out_of_every_raster_that_shows_them(tmp_path: 
     assert ground[0].any() and ground[1].any() and not (ground[0] & ground[1]).any()
 
 
+def cut(given: Dataset, left: float, right: float) -> Dataset:
+    """The dataset with an AoI between two distances from the left, m, that reaches above and below its raster."""
+    path = Path(given.images[0]).with_name(f"{given.tag}_{left:.0f}_{right:.0f}.gpkg")
+    area = box(LEFT + left, TOP - 600, LEFT + right, TOP + 100)
+    geopandas.GeoDataFrame(geometry=[area], crs=UTM).to_crs("EPSG:4326").to_file(path)
+    return replace(given, aoi_paths=[path])
+
+
+@pytest.mark.parametrize("other", ["val", None])
+def test_overlapping_rasters_may_be_cut_apart_by_aois(tmp_path: Path, other: str | None) -> None:
+    """As the error advises; only ground inside the AoIs is learned from and scored on."""
+    one = world(tmp_path, "a", {"x": COMMON}, split="train" if other else "val")
+    two = world(tmp_path, "b", {"x": COMMON}, at=400.0, split=other)
+    with pytest.raises(DatasetError, match=r"overlap in 21\.9%.*cut one of them with aoi_paths"):
+        (one + two).scenes()
+    (cut(one, 0, 400) + two).scenes()
+    (one + cut(two, 512, 900)).scenes()
+    (cut(one, 0, 450) + cut(two, 450, 900)).scenes()
+    # AoIs that lie in both rasters overlap there, whatever they share outside.
+    with pytest.raises(DatasetError, match=r"overlap in 20\.0% of the smaller"):
+        (cut(one, -500, 450) + cut(two, 430, 530)).scenes()
+    # A raster that no AoI meets has no ground at all.
+    (cut(one, 2000, 2100) + two).scenes()
+
+
 def in_crs(given: Dataset, crs: str, pixel: float = 1.0, **other) -> Dataset:
     """A dataset of one raster on the same ground in another CRS, its pixels so large in it."""
     image = Path(given.images[0])
