@@ -193,8 +193,8 @@ def class_extras(one: SplitScores, number: int) -> dict[str, Any]:
             "precision": table.precision(distance),
             "recall": table.recall(distance),
             "iou": table.iou(distance),
-            "hausdorff_m": table.hausdorff_m(),
-            "hausdorff_95_m": table.hausdorff_m(0.95),
+            **_farthest(table, "hausdorff", 1.0),
+            **_farthest(table, "hausdorff_95", 0.95),
             "reach_m": one.reach.reach_m,
         }
     if one.objects:
@@ -213,6 +213,12 @@ def class_extras(one: SplitScores, number: int) -> dict[str, Any]:
     if one.probabilities is not None:
         extras["probabilities"] = _curves(one.probabilities, number)
     return extras
+
+
+def _farthest(table: BoundaryTable, name: str, share: float) -> dict[str, float]:
+    """A distance between outlines, and where it is beyond reach what it is more than; NaN where there is none."""
+    distance = table.hausdorff_m(share)
+    return {f"{name}_m": distance, f"{name}_more_than_m": table.reach_m if math.isinf(distance) else math.nan}
 
 
 def _curves(table: ProbabilityTable, number: int) -> dict[str, Any]:

@@ -114,6 +114,31 @@ def test_outlines_are_scored_alike_in_tiles_of_any_size(
             assert 0 < table.f1(1.0) < 1
 
 
+def test_a_distance_beyond_reach_is_told_from_none_in_strict_json(tmp_path: Path) -> None:
+    write_raster(tmp_path / "image.tif", noise((3, 60, 200)))
+    truth = [box(LEFT + 10, TOP - 30, LEFT + 20, TOP - 10)]
+    gpd.GeoDataFrame(geometry=truth, crs=UTM).to_file(tmp_path / "truth.gpkg")
+    dataset = Dataset("w", 1.0, [tmp_path / "image.tif"], [tmp_path / "truth.gpkg"])
+    known = {}
+    for name, cols in (("near", [(12, 22)]), ("far", [(10, 20), (150, 151)]), ("nothing", [])):
+        mask = np.zeros((60, 200), np.uint8)
+        for start, stop in cols:
+            mask[10:30, start:stop] = 1
+        evaluate(
+            write_raster(tmp_path / f"{name}.tif", mask, nodata=255),
+            dataset,
+            boundary_m=1.0,
+            output=tmp_path / f"{name}.json",
+        )
+        told = json.loads((tmp_path / f"{name}.json").read_text(), parse_constant=pytest.fail)
+        part = told["splits"]["all"]["classes"]["object"]["boundary"]
+        known[name] = [part[f"hausdorff{which}_{what}m"] for which in ("", "_95") for what in ("", "more_than_")]
+        assert part["reach_m"] == 20
+    assert known["near"] == [pytest.approx(2, abs=0.1), None, pytest.approx(2, abs=0.1), None]
+    assert known["far"] == [None, 20, None, 20]
+    assert known["nothing"] == [None] * 4
+
+
 def test_a_model_has_curves_whose_best_threshold_is_the_best(squares: Dataset) -> None:
     made = model(Brightness(0.0), mean=(120.0,), std=(40.0,))
     one = evaluate(made, squares).together[0]
