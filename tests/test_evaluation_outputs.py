@@ -75,7 +75,8 @@ def squares(tmp_path: Path) -> Dataset:
 
 def test_scores_are_those_of_scikit_learn(rasters: tuple[Dataset, Path, np.ndarray, np.ndarray]) -> None:
     dataset, path, truth, mask = rasters
-    table = evaluate(path, dataset).to_dict()["splits"]["all"]
+    scores = evaluate(path, dataset)
+    table = scores.to_dict()["splits"]["all"]
     true, given = truth[truth != 255], mask[truth != 255]
     for score, library in (
         ("iou", reference.jaccard_score),
@@ -90,7 +91,14 @@ def test_scores_are_those_of_scikit_learn(rasters: tuple[Dataset, Path, np.ndarr
             assert table[how][score] == pytest.approx(library(true, given, labels=[3, 7], average=how))
     assert table["accuracy"] == pytest.approx(reference.accuracy_score(true, given))
     assert table["kappa"] == pytest.approx(reference.cohen_kappa_score(true, given))
-    assert table["classes"]["tin"]["mcc"] == pytest.approx(reference.matthews_corrcoef(true == 3, given == 3))
+    mcc = [reference.matthews_corrcoef(true == value, given == value) for value in (3, 7)]
+    assert [table["classes"][name]["mcc"] for name in ("tin", "tile <b>")] == pytest.approx(mcc)
+    assert table["macro"]["mcc"] == pytest.approx(np.mean(mcc)) and "mcc" not in table["micro"]
+    assert table["mcc"] == pytest.approx(reference.matthews_corrcoef(true, given))
+    low, high = table["intervals"]["scores"]["all"]["mcc"]
+    assert low < table["mcc"] < high
+    told = scores.table()
+    assert f"mcc {np.mean(mcc):.3f}" in told and f"MCC {table['mcc']:.3f}" in told
     for low, high in table["intervals"]["scores"]["tin"].values():
         assert low < high
 
