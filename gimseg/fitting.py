@@ -173,10 +173,19 @@ class Fit(LightningModule):
     def validation_step(self, batch: Sample, batch_index: int) -> None:
         network = self.average if self.average is not None else self.network
         logits = network(batch["image"].contiguous(memory_format=torch.channels_last)).float()
-        self._losses["val"].append(float(self.loss(logits, batch["labels"])))
+        labels = self._own_labels(batch)
+        if (labels != UNLABELLED).any():
+            self._losses["val"].append(float(self.loss(logits, labels)))
         classes = logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(1)
-        truth, prediction = batch["labels"].cpu().numpy(), classes.to(torch.uint8).cpu().numpy()
+        truth, prediction = labels.cpu().numpy(), classes.to(torch.uint8).cpu().numpy()
         self._confusion = self._confusion + Confusion.of(truth, prediction, self.classes)
+
+    def _own_labels(self, batch: Sample) -> torch.Tensor:
+        """Labels of the windows that no other device looks at."""
+        if self.trainer.world_size == 1:
+            return batch["labels"]
+        own = looked_at_here(batch["request"], self.trainer.global_rank, self.trainer.world_size)
+        return batch["labels"].masked_fill(~own[:, None, None], UNLABELLED)
 
     def on_validation_epoch_end(self) -> None:
         # Validation counts as training time: who gave us minutes meant all of it.
@@ -191,8 +200,8 @@ class Fit(LightningModule):
             "epoch": float(self.current_epoch + 1),
             "seconds": round(self.elapsed_s, 1),
             "learning_rate": float(self.optimizers().param_groups[0]["lr"]),  # type: ignore[union-attr]
-            "train_loss": _mean(self._losses["train"]),
-            "val_loss": _mean(self._losses["val"]),
+            "train_loss": self._mean_of_all_devices(self._losses["train"]),
+            "val_loss": self._mean_of_all_devices(self._losses["val"]),
             "val_iou": _score(confusion),
             "val_false_alarms": alarms,
             "val_misses": misses,
@@ -211,6 +220,13 @@ class Fit(LightningModule):
         matrix = torch.from_numpy(confusion.matrix).to(self.device)
         return Confusion(self.trainer.strategy.reduce(matrix, reduce_op="sum").cpu().numpy())
 
+    def _mean_of_all_devices(self, losses: Sequence[float]) -> float:
+        if self.settings.devices == 1:
+            return _mean(losses)
+        told = torch.tensor([sum(losses), len(losses)], dtype=torch.float64, device=self.device)
+        total, count = self.trainer.strategy.reduce(told, reduce_op="sum").tolist()
+        return total / count if count else math.nan
+
     @property
     def running_loss(self) -> float:
         """Mean loss of the last batches of this epoch."""
@@ -222,6 +238,28 @@ class Fit(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.elapsed_s = checkpoint["gimseg"]["elapsed_s"]
         self.history = checkpoint["gimseg"]["history"]
+
+
+def looked_at_here(requests: torch.Tensor, rank: int, devices: int) -> torch.Tensor:
+    """Which windows of a batch are this device's own.
+
+    Where windows cannot be divided evenly, torch's DistributedSampler gives some of the first ones out again, so that
+    all devices have as many batches (a device that had one more would wait for the others for ever). Window k is that
+    of device k modulo their number, so one that is given out again is another device's.
+
+    Args:
+        requests: numbers of the windows, (N,).
+        rank: number of this device, from 0.
+        devices: how many there are.
+
+    Returns:
+        bool (N,).
+
+    Example:
+        >>> [looked_at_here(torch.tensor(given), rank, 2).tolist() for rank, given in enumerate([[0, 2, 4], [1, 3, 0]])]
+        [[True, True, True], [True, True, False]]
+    """
+    return requests % devices == rank
 
 
 def _mean(values: Sequence[float]) -> float:

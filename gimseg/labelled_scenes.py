@@ -56,7 +56,7 @@ class LabelledScene:
         areas: split -> where the ground truth is complete for that split; the key
             None holds for every split.
         split: split of the whole scene, if it has one.
-        holdout: what divides a scene without a split.
+        holdout: what divides a scene without a split, or is kept from the training ground of one with a split.
         ignored: where nothing is known, whatever the ground truth says.
         notes: what a person should know.
         weight: how many times as often as others its windows are drawn.
@@ -98,9 +98,8 @@ class LabelledScene:
         """Splits that its ground is known to belong to; empty if nothing was said."""
         if self.split:
             return frozenset({self.split})
-        return frozenset(
-            {"train", "val"} if self.holdout else {key for key, area in self.areas.items() if key and len(area)}
-        )
+        said = frozenset(key for key, area in self.areas.items() if key and len(area))
+        return said or frozenset({"train", "val"} if self.holdout else ())
 
     @property
     def split_names(self) -> tuple[str | None, ...]:

@@ -184,6 +184,20 @@ class Confusion:
         by_chance = _ratio((self.support.astype(np.float64) * self._predicted).sum(), total * total)
         return float(_ratio(self.accuracy - by_chance, 1 - by_chance))
 
+    @property
+    def mcc_of_all(self) -> float:
+        """Matthews correlation of all classes at once, R_K: 1 at most; NaN where truth or prediction is constant.
+
+        Of two classes it is that of each of them.
+
+        Source: Gorodkin 2004, Comput. Biol. Chem. 28(5-6), 367-374.
+        """
+        hits, true, given, total = (
+            np.asarray(counts, np.float64) for counts in (self._hits.sum(), self.support, self._predicted, self.total)
+        )
+        spread = np.sqrt(total**2 - (true**2).sum()) * np.sqrt(total**2 - (given**2).sum())
+        return float(_ratio(hits * total - (true * given).sum(), spread))
+
     def average(self, score: str, how: str = "macro", *, background: bool = False) -> float:
         """One number for all classes.
 
@@ -205,7 +219,7 @@ class Confusion:
         if score not in CLASS_SCORES or how not in ("macro", "weighted", "micro") or (score, how) == ("mcc", "micro"):
             raise LossError(
                 f"average({score!r}, {how!r}): needed are one of {', '.join(CLASS_SCORES)} and macro, weighted or "
-                "micro (mcc has no micro average)"
+                "micro (mcc has no micro average: mcc_of_all is that of all classes)"
             )
         first = 0 if background else 1
         if how == "micro":
@@ -264,6 +278,7 @@ class Confusion:
             "mean_iou": _jsonable(self.mean_iou),
             "accuracy": _jsonable(self.accuracy),
             "kappa": _jsonable(self.kappa),
+            "mcc": _jsonable(self.mcc_of_all),
             "pixels": self.total,
             "confusion": self.matrix.tolist(),
         }

@@ -28,6 +28,8 @@ class Scan(NamedTuple):
     hits: NDArray[np.int64]
     false_alarms: NDArray[np.int64]
     misses: NDArray[np.int64]
+    pixels: int
+    """All that were counted, those with a probability of 0 among them."""
 
     @property
     def iou(self) -> NDArray[np.float64]:
@@ -64,12 +66,15 @@ class Scan(NamedTuple):
         """Area under precision over recall, as steps; NaN without a true pixel.
 
         Source: as scikit-learn's ``average_precision_score``: the sum of precision times
-        the gain of recall, from the highest threshold down. Exact up to the width of a bin.
+        the gain of recall, from the highest threshold down to where all pixels are of the class. Exact up to the
+        width of a bin.
         """
-        if not (self.hits + self.misses)[0]:
+        true = (self.hits + self.misses)[0]
+        if not true:
             return float("nan")
-        recall = np.append(self.recall, 0.0)
-        return float((self.precision * (recall[:-1] - recall[1:])).sum())
+        # The first step takes all pixels: those of the class whose probability is 0 are found by it alone.
+        precision, recall = np.array([true / self.pixels, *self.precision]), np.array([1.0, *self.recall, 0.0])
+        return float((precision * (recall[:-1] - recall[1:])).sum())
 
 
 class Calibration(NamedTuple):
@@ -196,7 +201,7 @@ class ProbabilityTable:
         """
         rest, true = self.counts[number]
         hits, false_alarms = (counts[:0:-1].cumsum()[::-1] for counts in (true, rest))
-        return Scan(np.arange(BINS) / BINS, hits, false_alarms, true.sum() - hits)
+        return Scan(np.arange(BINS) / BINS, hits, false_alarms, true.sum() - hits, int(self.counts[number].sum()))
 
     def calibration(self, number: int = 0, bins: int = 10) -> Calibration:
         """Probabilities of a class against the share of pixels that are of it.

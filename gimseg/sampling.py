@@ -1,20 +1,17 @@
-"""Which windows to learn from: a survey of the ground, blocks held out of it, draws from the rest."""
+"""Which windows to learn from: a survey of the ground, and draws from it."""
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Container, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from odc.geo.geobox import GeoBox
 
 from gimseg.errors import DatasetError
 from gimseg.labelled_scenes import LabelledScene
 from gimseg.labelled_windows import WindowRequest
-from gimseg.leakage import overlapping
 from gimseg.legend import UNLABELLED
 from gimseg.levelling import BandSums
 from gimseg.progress import Progress, silent
@@ -118,103 +115,6 @@ def band_statistics(surveys: Sequence[Survey]) -> tuple[tuple[float, ...], tuple
         paths = ", ".join(item.scene.path for item in surveys[:3])
         raise DatasetError(f"no valid pixel in {paths}: check their nodata value, mask or alpha band")
     return sums.levels
-
-
-@dataclass(frozen=True)
-class GroundBlocks:
-    """Square blocks of ground that are held out for validation, pinned to map coordinates.
-
-    Args:
-        side: side of a block, in units of the CRS.
-        held: (x, y) numbers of the blocks held out; number 0 begins at coordinate 0. A set, or
-            what else tells of any number whether it is in it.
-        gap: ground around them that neither split gets, in units of the CRS, below `side`.
-    """
-
-    side: float
-    held: Container[tuple[int, int]]
-    gap: float = 0.0
-
-    def mask(self, window: GeoBox, split: str) -> np.ndarray:
-        """Where pixel centres belong to ``val`` or ``train``: bool (rows, cols)."""
-        if split == "val":
-            return self._held(window, 0, 0)
-        if split != "train":
-            return np.zeros(window.shape, bool)
-        steps = (-self.gap, 0, self.gap) if self.gap else (0,)
-        near = [self._held(window, x, y) for x in steps for y in steps]
-        return np.asarray(~np.logical_or.reduce(near), dtype=bool)
-
-    def _held(self, window: GeoBox, dx: float, dy: float) -> np.ndarray:
-        x, y = self.numbers(window, dx, dy)
-        columns, rows = np.unique(x), np.unique(y)
-        table = np.array([[(column, row) in self.held for column in columns] for row in rows], dtype=bool)
-        return table.reshape(len(rows), len(columns))[np.searchsorted(rows, y)][:, np.searchsorted(columns, x)]
-
-    def numbers(self, window: GeoBox, dx: float = 0.0, dy: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-        """Block numbers of the window's columns and of its rows, moved by (dx, dy), units of the CRS."""
-        transform = window.transform
-        x = np.floor((transform.c + transform.a * (np.arange(window.shape[1]) + 0.5) + dx) / self.side)
-        y = np.floor((transform.f + transform.e * (np.arange(window.shape[0]) + 0.5) + dy) / self.side)
-        return x.astype(int), y.astype(int)
-
-
-def hold_out(
-    surveys: Sequence[Survey], share: float = 0.15, seed: int = 0, window: int = 256
-) -> tuple[LabelledScene, ...]:
-    """Divide scenes that have no split: some blocks of ground for validation, the rest for training.
-
-    Which blocks are held out depends on their place and the seed alone, so that it
-    stays put when another dataset is added. In each dataset blocks with objects are taken.
-
-    Args:
-        surveys: one a scene.
-        share: share of the blocks with objects that is held out, 0 to 1.
-        seed: draws another set of blocks.
-        window: side of the training windows, px; blocks are no smaller than half of it.
-
-    Returns:
-        the scenes, with a holdout where they had no split.
-    """
-    scenes = [item.scene for item in surveys]
-    free = [index for index, scene in enumerate(scenes) if not scene.splits]
-    for members in _joined(scenes, free):
-        labelled = sum(int(surveys[index].counts[:UNLABELLED].sum()) for index in members)
-        # About forty blocks a dataset: enough to choose from, large enough to hold objects.
-        side_px = int(np.clip(math.sqrt(labelled / 40), window // 4, 4 * window)) if labelled else window
-        side = side_px * max(abs(scenes[index].geobox.transform.a) for index in members)
-        held = {index: _held_blocks(surveys[index], side, share, seed) for index in members}
-        for index in members:
-            grid = scenes[index].geobox
-            # Ground that one raster holds out is held out in all that show it.
-            alike = [held[other] for other in members if scenes[other].geobox.crs == grid.crs]
-            blocks = GroundBlocks(side, frozenset().union(*alike), min(side / 4, 16 * abs(grid.transform.a)))
-            scenes[index] = replace(scenes[index], holdout=blocks)
-    return tuple(scenes)
-
-
-def _joined(scenes: Sequence[LabelledScene], free: Sequence[int]) -> list[list[int]]:
-    """Numbers of the scenes of each dataset; datasets that show the same ground are one."""
-    group = {scenes[index].tag: scenes[index].tag for index in free}
-    for one, other in overlapping([scenes[index] for index in free]):
-        kept, gone = group[scenes[free[one]].tag], group[scenes[free[other]].tag]
-        group = {tag: kept if name == gone else name for tag, name in group.items()}
-    return [[index for index in free if group[scenes[index].tag] == name] for name in dict.fromkeys(group.values())]
-
-
-def _held_blocks(item: Survey, side: float, share: float, seed: int) -> frozenset[tuple[int, int]]:
-    transform = item.scene.geobox.transform
-    weight: dict[tuple[int, int], int] = {}
-    has_objects = item.objects.sum() > 0
-    plane = item.objects if has_objects else item.labelled
-    for row, col in zip(*np.nonzero(plane), strict=True):
-        x = transform.c + transform.a * (col + 0.5) * CELL
-        y = transform.f + transform.e * (row + 0.5) * CELL
-        key = (math.floor(x / side), math.floor(y / side))
-        weight[key] = weight.get(key, 0) + int(plane[row, col])
-    worth = [key for key, count in weight.items() if count >= 0.25 * np.median(list(weight.values()))]
-    ranked = sorted(worth, key=lambda key: hashlib.sha256(f"{seed}/{key[0]}/{key[1]}".encode()).digest())
-    return frozenset(ranked[: max(1, round(share * len(ranked)))] if len(ranked) > 1 else ())
 
 
 class Draws(Protocol):

@@ -77,13 +77,19 @@ def _scores(one: SplitScores) -> Iterator[Block]:
     yield _by_class(one)
     yield Paragraph(f"Intervals hold 95 % of the scores from drawing {one.drawn}.")
     if not one.legend.is_binary:
-        rows = tuple((how, *(one.confusion.average(score, how) for score in AVERAGED)) for how in ("macro", "micro"))
-        yield Table((Column("average"), *map(_column, AVERAGED)), rows, "Averages over the classes", sortable=False)
+        yield _averages(one)
     yield _confusion(one)
     if one.outlines:
         yield _outlines(one)
     if one.objects:
         yield _objects(one)
+
+
+def _averages(one: SplitScores) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    for how, scores in AVERAGED.items():
+        rows.append((how, *(one.confusion.average(score, how) if score in scores else None for score in _SCORES)))
+    return Table((Column("average"), *map(_column, _SCORES)), tuple(rows), "Averages over the classes", sortable=False)
 
 
 def _headline(one: SplitScores) -> Figures:
@@ -101,7 +107,8 @@ def _headline(one: SplitScores) -> Figures:
         items.append(("outline F1", written(extra["boundary"]["f1"]), distance))
     if "objects" in extra:
         items.append(("object F1", written(extra["objects"]["f1"]), f"{extra['objects']['true']:,} objects"))
-    items.append(("accuracy", written(one.confusion.accuracy), f"kappa {written(one.confusion.kappa)}"))
+    beside = f"kappa {written(one.confusion.kappa)}, MCC {written(one.confusion.mcc_of_all)}"
+    items.append(("accuracy", written(one.confusion.accuracy), beside))
     return Figures(tuple(items))
 
 

@@ -20,8 +20,9 @@ from gimseg.probability_scores import ProbabilityTable
 from gimseg.sample_windows import SIDE
 from gimseg.scene_scores import Reach, Score
 
-AVERAGED = ("iou", "f1", "precision", "recall", "specificity")
-"""Scores that are averaged over classes, macro and micro."""
+_OF_COUNTS = ("iou", "f1", "precision", "recall", "specificity")
+AVERAGED = {"macro": (*_OF_COUNTS, "mcc"), "micro": _OF_COUNTS}
+"""Way of averaging over classes -> scores that are averaged so."""
 _FEW_UNITS = 10
 _SCORED = ("IoU", "F1", "precision", "recall", "MCC", "outline F1", "object F1")
 _HEAD = ("raster", "split", "class", *_SCORED, "pixels")
@@ -110,15 +111,16 @@ class SplitScores:
             for score in CLASS_SCORES
             for number, name in enumerate(self.legend.names, 1)
         }
-        flat |= {(how, score): confusion.average(score, how) for score in AVERAGED for how in ("macro", "micro")}
-        return flat | {("all", "accuracy"): confusion.accuracy, ("all", "kappa"): confusion.kappa}
+        flat |= {(how, score): confusion.average(score, how) for how, scores in AVERAGED.items() for score in scores}
+        of_all = {"accuracy": confusion.accuracy, "kappa": confusion.kappa, "mcc": confusion.mcc_of_all}
+        return flat | {("all", score): value for score, value in of_all.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON takes it; what is undefined is None."""
         table = self.confusion.to_dict(("background", *self.legend.names))
         table["intervals"] = {"level": 0.95, "drawn": self.drawn, "scores": _nested(self.intervals)}
-        for how in ("macro", "micro"):
-            table[how] = {score: self.confusion.average(score, how) for score in AVERAGED}
+        for how, scores in AVERAGED.items():
+            table[how] = {score: self.confusion.average(score, how) for score in scores}
         table["cross_entropy"] = self.loss
         for number, name in enumerate(self.legend.names):
             table["classes"][name] |= class_extras(self, number)
@@ -193,8 +195,8 @@ def class_extras(one: SplitScores, number: int) -> dict[str, Any]:
             "precision": table.precision(distance),
             "recall": table.recall(distance),
             "iou": table.iou(distance),
-            "hausdorff_m": table.hausdorff_m(),
-            "hausdorff_95_m": table.hausdorff_m(0.95),
+            **_farthest(table, "hausdorff", 1.0),
+            **_farthest(table, "hausdorff_95", 0.95),
             "reach_m": one.reach.reach_m,
         }
     if one.objects:
@@ -213,6 +215,12 @@ def class_extras(one: SplitScores, number: int) -> dict[str, Any]:
     if one.probabilities is not None:
         extras["probabilities"] = _curves(one.probabilities, number)
     return extras
+
+
+def _farthest(table: BoundaryTable, name: str, share: float) -> dict[str, float]:
+    """A distance between outlines, and where it is beyond reach what it is more than; NaN where there is none."""
+    distance = table.hausdorff_m(share)
+    return {f"{name}_m": distance, f"{name}_more_than_m": table.reach_m if math.isinf(distance) else math.nan}
 
 
 def _curves(table: ProbabilityTable, number: int) -> dict[str, Any]:
@@ -246,10 +254,11 @@ def _summary(one: SplitScores) -> list[str]:
         told = ", ".join(f"{label} {one.intervals[name, score]}" for label, score in (("IoU", "iou"), ("F1", "f1")))
         lines.append(f"  {name}: {told}")
     if not one.legend.is_binary:
-        for how in ("macro", "micro"):
-            told = ", ".join(f"{score} {written(one.intervals[how, score].score)}" for score in AVERAGED)
+        for how, scores in AVERAGED.items():
+            told = ", ".join(f"{score} {written(one.intervals[how, score].score)}" for score in scores)
             lines.append(f"  {how}: {told}")
-    lines.append(f"  accuracy {written(one.confusion.accuracy)}, kappa {written(one.confusion.kappa)}")
+    of_all = {"accuracy": one.confusion.accuracy, "kappa": one.confusion.kappa, "MCC": one.confusion.mcc_of_all}
+    lines.append("  " + ", ".join(f"{name} {written(value)}" for name, value in of_all.items()))
     for number, name in enumerate(one.legend.names):
         lines += [f"  {name}, {told}" for told in _told(class_extras(one, number), one.reach)]
     return lines

@@ -20,7 +20,7 @@ from gimseg.progress import Progress, silent
 from gimseg.settings import Settings
 from gimseg.settings_files import check_names, read_table, read_toml, settings_from
 from gimseg.training import train
-from gimseg.training_state import fingerprints
+from gimseg.training_state import declared, fingerprints
 
 _KEYS = ("data", "training", "grid", "run")
 _LONGEST_NAME = 80
@@ -142,12 +142,17 @@ def run_sweep(
 
 
 def _is_done(run: Path, settings: Settings, datasets: Datasets) -> bool:
-    """Whether a run is finished, and is this one."""
+    """Whether a run is finished, and is this one.
+
+    A model that does not tell what was declared of its datasets is compared by settings and files alone.
+    """
     if not run.exists():
         return False
     before = json.loads((run / "gimseg.json").read_text(encoding="utf-8"))["provenance"]
     wanted = json.loads(json.dumps(asdict(settings), default=str))
     differ = [name for name, value in before["settings"].items() if name in wanted and wanted[name] != value]
+    if "declared" in before:
+        differ += _differing(before["declared"], declared(datasets))
     if before["data"] != fingerprints(datasets):
         differ.append("the data")
     if differ:
@@ -156,6 +161,16 @@ def _is_done(run: Path, settings: Settings, datasets: Datasets) -> bool:
             "that run"
         )
     return True
+
+
+def _differing(before: Mapping[str, Mapping[str, str]], wanted: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """What was said otherwise of datasets that are in both."""
+    return [
+        f"{name} of dataset '{tag}'"
+        for tag in sorted(set(before) & set(wanted))
+        for name in sorted(set(before[tag]) | set(wanted[tag]))
+        if before[tag].get(name) != wanted[tag].get(name)
+    ]
 
 
 def _rank(folder: Path, done: list[str], failed: Mapping[str, str]) -> Comparison:

@@ -309,6 +309,7 @@ def _finish(
         "gimseg": __version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "datasets": [item.tag for item in datasets],
+        "declared": declared(datasets),
         "data": fingerprints(datasets),
         "settings": json.loads(json.dumps(asdict(settings), default=str)),
         "loss": str(fit.loss),

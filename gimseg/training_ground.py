@@ -12,11 +12,12 @@ import numpy as np
 from gimseg.datasets import Datasets
 from gimseg.errors import DatasetError
 from gimseg.folds import take_fold
+from gimseg.holdouts import hold_out
 from gimseg.labelled_scenes import LabelledScene
 from gimseg.point_labels import with_points
 from gimseg.progress import Progress, silent
 from gimseg.radiometry import levelled_by_dataset
-from gimseg.sampling import Survey, hold_out, survey
+from gimseg.sampling import Survey, survey
 from gimseg.settings import Settings
 
 _MEMORY_SHARE = 0.3
@@ -44,13 +45,13 @@ def survey_ground(datasets: Datasets, settings: Settings, progress: Progress = s
         scenes = levelled_by_dataset(scenes, progress)
     if settings.val_share and not any("val" in scene.splits for scene in scenes):
         # Where every dataset has a split but none is for validation, training ground is divided.
-        free = [scene for scene in scenes if not scene.splits] or [
-            _undivided(scene) for scene in scenes if "train" in scene.splits
-        ]
-        surveys = [survey(scene, None, progress) for scene in free]
-        divided = hold_out(surveys, settings.val_share, settings.seed, settings.window)
-        paths = {scene.path for scene in divided}
-        scenes = (*divided, *(scene for scene in scenes if scene.path not in paths))
+        undivided = [scene for scene in scenes if not scene.splits]
+        beside = [scene for scene in scenes if scene.splits]
+        if not undivided:
+            undivided = [_undivided(scene) for scene in scenes if "train" in scene.splits]
+            beside = [scene for scene in scenes if "train" not in scene.splits]
+        surveys = [survey(scene, None, progress) for scene in undivided]
+        scenes = hold_out(surveys, settings.val_share, settings.seed, settings.window, beside)
     if settings.points:
         scenes = tuple(_thinned(scene, settings) for scene in scenes)
     scenes = in_memory(scenes, zoomed=settings.augmentation is not None or bool(settings.resolutions))

@@ -17,10 +17,11 @@ from gimseg import Dataset, Legend
 from gimseg.augmentation import Augmentation
 from gimseg.datasets import Datasets, read_datasets
 from gimseg.errors import DatasetError, VectorError
+from gimseg.holdouts import hold_out
 from gimseg.labelled_scenes import LabelledScene
 from gimseg.labelled_windows import Frame, LabelledWindows, WindowRequest, read_as_is
 from gimseg.recipes import Recipe
-from gimseg.sampling import WindowSampler, band_statistics, covering_windows, hold_out, survey
+from gimseg.sampling import WindowSampler, band_statistics, covering_windows, survey
 from gimseg.training import training_windows
 
 LEFT, TOP = TOP_LEFT

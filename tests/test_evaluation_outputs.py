@@ -75,7 +75,8 @@ def squares(tmp_path: Path) -> Dataset:
 
 def test_scores_are_those_of_scikit_learn(rasters: tuple[Dataset, Path, np.ndarray, np.ndarray]) -> None:
     dataset, path, truth, mask = rasters
-    table = evaluate(path, dataset).to_dict()["splits"]["all"]
+    scores = evaluate(path, dataset)
+    table = scores.to_dict()["splits"]["all"]
     true, given = truth[truth != 255], mask[truth != 255]
     for score, library in (
         ("iou", reference.jaccard_score),
@@ -90,7 +91,14 @@ def test_scores_are_those_of_scikit_learn(rasters: tuple[Dataset, Path, np.ndarr
             assert table[how][score] == pytest.approx(library(true, given, labels=[3, 7], average=how))
     assert table["accuracy"] == pytest.approx(reference.accuracy_score(true, given))
     assert table["kappa"] == pytest.approx(reference.cohen_kappa_score(true, given))
-    assert table["classes"]["tin"]["mcc"] == pytest.approx(reference.matthews_corrcoef(true == 3, given == 3))
+    mcc = [reference.matthews_corrcoef(true == value, given == value) for value in (3, 7)]
+    assert [table["classes"][name]["mcc"] for name in ("tin", "tile <b>")] == pytest.approx(mcc)
+    assert table["macro"]["mcc"] == pytest.approx(np.mean(mcc)) and "mcc" not in table["micro"]
+    assert table["mcc"] == pytest.approx(reference.matthews_corrcoef(true, given))
+    low, high = table["intervals"]["scores"]["all"]["mcc"]
+    assert low < table["mcc"] < high
+    told = scores.table()
+    assert f"mcc {np.mean(mcc):.3f}" in told and f"MCC {table['mcc']:.3f}" in told
     for low, high in table["intervals"]["scores"]["tin"].values():
         assert low < high
 
@@ -112,6 +120,31 @@ def test_outlines_are_scored_alike_in_tiles_of_any_size(
             assert np.array_equal(table.true, whole.true) and np.array_equal(table.bands, whole.bands)
             assert np.array_equal(table.predicted, whole.predicted)
             assert 0 < table.f1(1.0) < 1
+
+
+def test_a_distance_beyond_reach_is_told_from_none_in_strict_json(tmp_path: Path) -> None:
+    write_raster(tmp_path / "image.tif", noise((3, 60, 200)))
+    truth = [box(LEFT + 10, TOP - 30, LEFT + 20, TOP - 10)]
+    gpd.GeoDataFrame(geometry=truth, crs=UTM).to_file(tmp_path / "truth.gpkg")
+    dataset = Dataset("w", 1.0, [tmp_path / "image.tif"], [tmp_path / "truth.gpkg"])
+    known = {}
+    for name, cols in (("near", [(12, 22)]), ("far", [(10, 20), (150, 151)]), ("nothing", [])):
+        mask = np.zeros((60, 200), np.uint8)
+        for start, stop in cols:
+            mask[10:30, start:stop] = 1
+        evaluate(
+            write_raster(tmp_path / f"{name}.tif", mask, nodata=255),
+            dataset,
+            boundary_m=1.0,
+            output=tmp_path / f"{name}.json",
+        )
+        told = json.loads((tmp_path / f"{name}.json").read_text(), parse_constant=pytest.fail)
+        part = told["splits"]["all"]["classes"]["object"]["boundary"]
+        known[name] = [part[f"hausdorff{which}_{what}m"] for which in ("", "_95") for what in ("", "more_than_")]
+        assert part["reach_m"] == 20
+    assert known["near"] == [pytest.approx(2, abs=0.1), None, pytest.approx(2, abs=0.1), None]
+    assert known["far"] == [None, 20, None, 20]
+    assert known["nothing"] == [None] * 4
 
 
 def test_a_model_has_curves_whose_best_threshold_is_the_best(squares: Dataset) -> None:

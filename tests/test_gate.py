@@ -14,6 +14,7 @@ from networks_for_tests import brightness_model
 from worlds import noise, write_raster
 
 from gimseg.correction.gate import TOLERANCE, Counts, Pair, Scored, Verdict, compare_models, judge
+from gimseg.holdouts import GroundBlocks
 from gimseg.inference import Predictor
 from gimseg.intervals import bootstrap
 from gimseg.labelled_scenes import LabelledScene
@@ -21,7 +22,6 @@ from gimseg.legend import Legend
 from gimseg.metrics import Confusion
 from gimseg.probability_scores import ProbabilityTable
 from gimseg.rasters import open_raster
-from gimseg.sampling import GroundBlocks
 
 LEGEND = Legend.binary("bright")
 

@@ -16,10 +16,10 @@ from worlds import noise, north_up, write_raster
 from gimseg.correction.drawing import Drawing
 from gimseg.correction.holding import PINS, DrawnBlocks, Pins, block_side, hold_out_blocks, pin_blocks
 from gimseg.errors import CorrectionError
+from gimseg.holdouts import GroundBlocks
 from gimseg.labelled_scenes import LabelledScene
 from gimseg.legend import Legend
 from gimseg.rasters import open_raster
-from gimseg.sampling import GroundBlocks
 from gimseg.vectors import Shapes
 
 ROOF = Legend.binary("roof")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -45,6 +46,7 @@ LAYERS = (
     "datasets",
     "folds",
     "sampling",
+    "holdouts",
     "point_labels",
     "radiometry",
     "class_weights",
@@ -244,6 +246,13 @@ def test_module_imports_only_from_above(module: str, path: Path) -> None:
 
 def test_list_names_every_layer_once() -> None:
     assert len(set(LAYERS)) == len(LAYERS)
+
+
+def test_the_page_on_architecture_has_the_same_list() -> None:
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    told = re.findall(r"^  (\w+) +\S", page.partition("```text\ngimseg/\n")[2].partition("```")[0], re.M)
+    built = [name for name in LAYERS if (PACKAGE / f"{name}.py").exists() or (PACKAGE / name).is_dir()]
+    assert told == ["__init__", *(name for name in built if name != "__main__")]
 
 
 @pytest.mark.parametrize(

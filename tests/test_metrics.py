@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sklearn.metrics
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -169,10 +170,31 @@ def test_scores_agree_with_torchmetrics(truth: np.ndarray, prediction: np.ndarra
             assert table.mcc[value] == pytest.approx(float(one), abs=1e-5)
 
 
+@settings(max_examples=40, deadline=None)
+@given(masks, masks)
+def test_correlations_are_those_of_scikit_learn(truth: np.ndarray, prediction: np.ndarray) -> None:
+    counted = (truth != 255) & (prediction != 255)
+    true, given_ = truth[counted], prediction[counted]
+    table = Confusion.of(truth, prediction, CLASSES)
+    constant = [len(np.unique(plane)) < 2 for plane in (true, given_)]
+    # Where one is constant scikit-learn says 0 of what is 0/0.
+    if any(constant):
+        assert np.isnan(table.mcc_of_all)
+    else:
+        assert table.mcc_of_all == pytest.approx(sklearn.metrics.matthews_corrcoef(true, given_), abs=1e-12)
+    known = [value for value in range(1, CLASSES) if not np.isnan(table.mcc[value])]
+    if known:
+        of_each = [sklearn.metrics.matthews_corrcoef(true == value, given_ == value) for value in known]
+        assert table.average("mcc") == pytest.approx(np.mean(of_each), abs=1e-12)
+    binary = Confusion.of(truth == 1, prediction == 1, 2)
+    assert binary.mcc_of_all == pytest.approx(binary.mcc[0], nan_ok=True)
+    assert binary.mcc_of_all == pytest.approx(binary.average("mcc"), nan_ok=True)
+
+
 def test_counts_of_a_whole_country_do_not_overflow() -> None:
     table = Confusion(np.array([[10**12, 10**11], [10**11, 10**11]]))
     assert 0 < table.kappa < 1
-    assert table.mcc[1] == pytest.approx(table.mcc[0])
+    assert table.mcc[1] == pytest.approx(table.mcc[0]) == pytest.approx(table.mcc_of_all)
 
 
 @settings(max_examples=30, deadline=None)

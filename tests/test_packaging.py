@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import click
@@ -16,6 +17,7 @@ import pytest
 import gimseg
 from gimseg import correct
 from gimseg.cli import cli
+from gimseg.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "torchvision", "lightning", "timm", "rasterio", "osgeo", "fiona", "pyogrio", "geopandas", "pyproj")
@@ -103,6 +105,18 @@ def test_every_option_is_explained(name: str) -> None:
     for each in (command, *getattr(command, "commands", {}).values()):
         assert each.help
         assert [option.opts for option in each.params if isinstance(option, click.Option) and not option.help] == []
+
+
+def test_the_page_of_train_names_every_setting_that_is_no_option() -> None:
+    page = (ROOT / "docs" / "commands" / "train.md").read_text(encoding="utf-8")
+    options = {option.name: option for option in cli.commands["train"].params if isinstance(option, click.Option)}
+    known = {item.name: item for item in fields(Settings)}
+    table = page[page.index("| setting | where it can be said |") :].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)`", table, re.M) == [name for name in known if name not in options]
+    # Those that are flags cannot say no.
+    flags = [f"`--{name.replace('_', '-')}`" for name in known if name in options and options[name].is_flag]
+    assert f"{', '.join(flags[:-1])} and {flags[-1]} are flags" in page
+    assert set(options) - set(known) == {"device", "find_rate", "output", "overwrite", "quiet", "restart", "settings"}
 
 
 def test_readme_and_pages_give_options_that_exist() -> None:

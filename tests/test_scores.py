@@ -5,16 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import shapely
+import skimage.measure
+import sklearn.metrics
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.ndimage import binary_erosion
+from scipy.ndimage import binary_erosion, gaussian_filter
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import directed_hausdorff
 from skimage.metrics import hausdorff_distance
 
 from gimseg.boundary_scores import BoundaryTable
 from gimseg.errors import LossError
 from gimseg.intervals import bootstrap
 from gimseg.metrics import Confusion
+from gimseg.object_matching import count_objects
 from gimseg.object_scores import ObjectTable, match_objects
 from gimseg.probability_scores import BINS, ProbabilityTable
 from gimseg.torchvision_ops import declare_missing_operators
@@ -62,6 +67,38 @@ def test_curves_agree_with_torchmetrics(seed: int) -> None:
         inside |= known & (shown[0] == 0) & (low == 0)
         assert pixels == inside.sum()
         assert share == pytest.approx(truth[inside].mean() if inside.any() else np.nan, nan_ok=True)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seeds, st.sampled_from([1, 5, 10, 25]))
+def test_calibration_error_is_that_of_torchmetrics(seed: int, bins: int) -> None:
+    truth, shown = drawn(seed)
+    # Away from the edges of bins: they count with the lower bin here, with the upper one there.
+    shown = (
+        np.floor(np.clip(shown, 0, 0.999) * 250) + np.random.default_rng(seed).uniform(0.1, 0.9, shown.shape)
+    ) / 250
+    known = truth != 255
+    given_, true = torch.from_numpy(shown[0][known]), torch.from_numpy(truth[known].astype(np.int64))
+    expected = reference.calibration_error(given_, true, task="binary", n_bins=bins, norm="l1")
+    found = ProbabilityTable.of(truth, shown).calibration(bins=bins)
+    assert found.expected_error == pytest.approx(float(expected), abs=1e-9)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seeds)
+def test_curves_of_bytes_are_exactly_those_of_scikit_learn(seed: int) -> None:
+    truth, shown = drawn(seed)
+    steps = np.round(shown * BINS).astype(np.uint8)
+    known = truth != 255
+    true, given_ = truth[known], steps[0][known] / BINS
+    scan = ProbabilityTable.of_bytes(truth, steps).scan()
+    assert scan.average_precision == pytest.approx(sklearn.metrics.average_precision_score(true, given_), abs=1e-12)
+    precision, recall, thresholds = sklearn.metrics.precision_recall_curve(true, given_)
+    # There a pixel is of the class from a threshold on, here above it: a step further down.
+    places = np.round(thresholds * BINS).astype(int) - 1
+    inside = places >= 0
+    np.testing.assert_allclose(scan.precision[places[inside]], precision[:-1][inside])
+    np.testing.assert_allclose(scan.recall[places[inside]], recall[:-1][inside])
 
 
 def test_probabilities_that_are_shares_are_calibrated() -> None:
@@ -126,6 +163,41 @@ def test_hausdorff_is_that_of_scikit_image(seed: int) -> None:
     table = BoundaryTable.of(truth, guess, pixel_m=(1, 1), reach_m=100)
     expected = hausdorff_distance(outline(truth), outline(guess))
     assert expected <= table.hausdorff_m() <= expected + 100 / 256 + 1e-9
+
+
+@settings(max_examples=25, deadline=None)
+@given(seeds, st.sampled_from([(1.0, 1.0), (0.5, 0.8)]), st.sampled_from([1.0, 0.95, 0.5]))
+def test_distances_between_outlines_are_those_of_scipy(seed: int, pixel_m: tuple[float, float], share: float) -> None:
+    truth, guess = blobs(seed), blobs(seed + 1)
+    places = [np.argwhere(outline(mask)) * pixel_m for mask in (truth, guess)]
+    ways = [cKDTree(places[other]).query(places[own])[0] for own, other in ((0, 1), (1, 0))]
+    if share == 1:
+        expected = max(directed_hausdorff(*places)[0], directed_hausdorff(*places[::-1])[0])
+        assert expected == pytest.approx(max(way.max() for way in ways))
+    # The least distance within which so many pixels lie, of the outline that needs the greater one.
+    expected = max(np.percentile(way, 100 * share, method="inverted_cdf") for way in ways)
+    found = BoundaryTable.of(truth, guess, pixel_m=pixel_m, reach_m=100).hausdorff_m(share)
+    assert expected - 1e-6 <= found <= expected + 100 / 256 + 1e-6
+
+
+@settings(max_examples=25, deadline=None)
+@given(seeds, st.integers(1, 6))
+def test_boundary_iou_is_that_of_masks_less_their_erosion(seed: int, distance: int) -> None:
+    """As Cheng et al. define it: of the pixels of each mask that are no farther than d from its outline."""
+    truth, guess = blobs(seed), blobs(seed + 1)
+    truth[30:33] = 255
+    known = truth != 255
+    rows, cols = np.mgrid[-distance : distance + 1, -distance : distance + 1]
+    disc = rows**2 + cols**2 <= distance**2
+    rims = []
+    for mask in (truth, guess):
+        inside = (mask == 1) & known
+        # What is unlabelled, and what lies beyond the raster, is no outside: no outline runs along it.
+        rims.append(inside & ~binary_erosion(inside | ~known, disc, border_value=1))
+    expected = (rims[0] & rims[1]).sum() / (rims[0] | rims[1]).sum()
+    # Steps of a quarter of a pixel: whole distances are on their edges, so the table is exact.
+    table = BoundaryTable.of(truth, guess, pixel_m=(1, 1), reach_m=64)
+    assert table.iou(distance) == pytest.approx(expected)
 
 
 @settings(max_examples=15, deadline=None)
@@ -217,6 +289,34 @@ def test_matching_is_symmetric_and_does_not_depend_on_order(seed: int) -> None:
         zip(matches.true, matches.predicted, strict=True)
     )
     assert (matches.iou > 0.5).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(seeds, st.integers(1, 40))
+def test_objects_are_those_of_scikit_image_and_pairs_those_of_a_table_of_overlaps(seed: int, strip: int) -> None:
+    rng = np.random.default_rng(seed)
+    waves = gaussian_filter(rng.normal(0, 1, (3, 90, 70)), (0, 4, 4))
+    truth = waves.argmax(0).astype(np.uint8)
+    guess = (waves + gaussian_filter(rng.normal(0, 1, waves.shape), (0, 4, 4)) / 2).argmax(0).astype(np.uint8)
+    guess[40:44] = truth[40:44] = 0
+    strips = [(truth[row : row + strip], guess[row : row + strip]) for row in range(0, 90, strip)]
+    class_of = np.zeros(256, np.uint8)
+    class_of[:3] = range(3)
+    for value, table in enumerate(count_objects(strips, class_of, 2.25), 1):
+        labels = [skimage.measure.label(plane == value, connectivity=1) for plane in (truth, guess)]
+        areas = [np.bincount(plane.ravel())[1:] for plane in labels]
+        common = np.zeros((len(areas[0]) + 1, len(areas[1]) + 1), int)
+        np.add.at(common, tuple(labels), 1)
+        common = common[1:, 1:]
+        iou = common / (areas[0][:, None] + areas[1][None] - common)
+        true, predicted = np.nonzero(iou > 0.5)
+        expected = [(areas[0], 0), (areas[0][true], 1), (areas[1], 2), (areas[1][predicted], 3)]
+        for pixels, column in expected:
+            assert table.counts[:, column].sum() == len(pixels)
+            assert table.areas_m2[:, column].sum() == pytest.approx(2.25 * pixels.sum())
+            sizes = np.searchsorted(table.limits_m2, 2.25 * pixels, side="right")
+            assert table.counts[:, column].tolist() == np.bincount(sizes, minlength=4).tolist()
+        assert table.iou_sum == pytest.approx(iou[true, predicted].sum())
 
 
 def test_no_object_at_all_is_no_score() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from gimseg.comparison import compare, read_run
 from gimseg.datasets import Datasets, read_datasets
 from gimseg.errors import ModelError, OutputError, ResumeError, TrainingError
 from gimseg.sweeps import read_sweep, run_sweep
+from gimseg.training_state import declared, fingerprints
 
 SWEEP = """
 data = "data.toml"
@@ -109,8 +111,62 @@ def test_a_sweep_ranks_goes_on_and_leaves_what_is_finished(world: Path, capsys: 
     assert [path for path in before if before[path] != after[path]] == [world / "runs" / "focal" / "model.safetensors"]
     assert len(ended) == 3 and all("place" in line for line in ended)
 
+    (world / "data.toml").write_text(TRAINING.replace('tag = "w"', 'tag = "w"\nweight = 2.0'))
+    with pytest.raises(ResumeError, match="another value of weight of dataset 'w'"):
+        run_sweep(read_sweep(world / "sweep.toml"), world / "runs")
+    (world / "data.toml").write_text(TRAINING)
     (world / "sweep.toml").write_text(SWEEP.replace("0.001, 0.003", "0.003").replace("epochs = 2", "epochs = 3"))
     with pytest.raises(ResumeError, match="another value of epochs"):
+        run_sweep(read_sweep(world / "sweep.toml"), world / "runs")
+
+
+def finished_run(world: Path) -> None:
+    """What a finished run is known by, without a training."""
+    (world / "sweep.toml").write_text('data = "data.toml"\n[[run]]\nname = "one"\n')
+    sweep, data = read_sweep(world / "sweep.toml"), read_datasets(world / "data.toml")
+    (world / "runs" / "one").mkdir(parents=True)
+    settings = asdict(sweep.runs["one"])
+    provenance = {"settings": settings, "declared": declared(data), "data": fingerprints(data)}
+    told = json.dumps({"provenance": provenance}, default=str)
+    (world / "runs" / "one" / "gimseg.json").write_text(told, encoding="utf-8")
+    (world / "runs" / "one" / "metrics.csv").write_text("epoch,val_iou\n1,0.5\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("spatial_resolution = 1.0", "spatial_resolution = 2.0", "spatial_resolution of dataset 'w'"),
+        ('tag = "w"', 'tag = "w"\nweight = 2.0\nnodata = 7', "nodata of dataset 'w', weight of dataset 'w'"),
+        ('tag = "w"', 'tag = "w"\nbands = [2, 1, 3]', "bands of dataset 'w'"),
+        ('tag = "w"', 'tag = "w"\nsplit = "train"', "split of dataset 'w'"),
+        ('tag = "w"', 'tag = "w"\nlegend = { classes = ["roof"] }', "legend of dataset 'w'"),
+        ("mask_paths", "ignore_paths", "ignore_paths of dataset 'w', mask_paths of dataset 'w'"),
+        ('"truth0.gpkg"', '"truth0.gpkg|layername=truth0"', "mask_paths of dataset 'w'"),
+        ('tag = "w"', 'tag = "v"', "the data"),
+    ],
+)
+def test_a_finished_run_of_which_something_else_was_said_is_refused(
+    world: Path, before: str, after: str, told: str
+) -> None:
+    finished_run(world)
+    run_sweep(read_sweep(world / "sweep.toml"), world / "runs")
+    text = (world / "data.toml").read_text()
+    assert text.count(before) == 1
+    (world / "data.toml").write_text(text.replace(before, after))
+    with pytest.raises(ResumeError, match=f"another value of {told}: give the sweep another folder"):
+        run_sweep(read_sweep(world / "sweep.toml"), world / "runs")
+
+
+def test_of_a_model_that_does_not_tell_what_was_said_settings_and_files_are_compared(world: Path) -> None:
+    finished_run(world)
+    path = world / "runs" / "one" / "gimseg.json"
+    known = json.loads(path.read_text(encoding="utf-8"))
+    del known["provenance"]["declared"]
+    path.write_text(json.dumps(known), encoding="utf-8")
+    (world / "data.toml").write_text(TRAINING.replace("spatial_resolution = 1.0", "spatial_resolution = 2.0"))
+    run_sweep(read_sweep(world / "sweep.toml"), world / "runs")
+    (world / "image0.tif").write_bytes((world / "image0.tif").read_bytes() + b"more")
+    with pytest.raises(ResumeError, match="another value of the data"):
         run_sweep(read_sweep(world / "sweep.toml"), world / "runs")
 
 

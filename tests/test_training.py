@@ -73,6 +73,8 @@ def test_it_learns_a_scene_and_leaves_a_whole_folder(tmp_path: Path) -> None:
     recipe = Model.load(tmp_path / "model").recipe
     assert recipe == model.recipe and recipe.stride == 8 and recipe.halo % 8 == 0
     assert Model.load(tmp_path / "model" / "last").recipe.halo == recipe.halo
+    said = {"spatial_resolution": "1.0", "mask_paths": "truth0.gpkg"}
+    assert Model.load(tmp_path / "model").provenance["declared"] == {"w0": said}
 
 
 @pytest.mark.slow

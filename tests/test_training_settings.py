@@ -16,22 +16,25 @@ import rasterio
 import torch
 from test_training import QUICK, squares_world
 from torch import nn
+from torch.utils.data import DistributedSampler
 from worlds import TOP_LEFT, north_up, write_raster
 
 from gimseg import Dataset, Model, Predictor, train
 from gimseg.datasets import Datasets
 from gimseg.deep_supervision import deep_loss
 from gimseg.errors import TrainingError
-from gimseg.fitting import Fit
+from gimseg.fitting import Fit, looked_at_here
+from gimseg.legend import UNLABELLED
 from gimseg.losses import parse_loss
 from gimseg.progress import silent
 from gimseg.radiometry import levels
 from gimseg.rate_finder import RateScan, find_rate
-from gimseg.sampling import survey
+from gimseg.sampling import covering_windows, survey
 from gimseg.settings import Settings
 from gimseg.settings_files import gather_settings
 from gimseg.trainers import Callback, LightningDataModule, run_training
 from gimseg.training import TrainingWindows, begin, fit_network, training_windows
+from gimseg.training_ground import survey_ground
 
 
 class Batches(LightningDataModule):
@@ -347,6 +350,17 @@ def test_settings_that_are_wrong_are_told(tmp_path: Path, text: str, match: str)
         gather_settings(path)
 
 
+@pytest.mark.parametrize("devices", [1, 2, 3, 4])
+@pytest.mark.parametrize("windows", [1, 2, 5, 8, 17])
+def test_each_window_to_score_on_counts_on_one_device(devices: int, windows: int) -> None:
+    counted: list[int] = []
+    for rank in range(devices):
+        given = torch.tensor(list(DistributedSampler(range(windows), devices, rank, shuffle=False)))  # type: ignore[arg-type]
+        assert len(given) == -(-windows // devices)
+        counted += given[looked_at_here(given, rank, devices)].tolist()
+    assert sorted(counted) == list(range(windows))
+
+
 SCRIPT = """
 import sys
 sys.path[:0] = [{tests!r}, {root!r}]
@@ -354,11 +368,20 @@ from dataclasses import fields, replace
 from pathlib import Path
 from test_training import QUICK
 from gimseg import Dataset, train
+from gimseg.fitting import Fit, looked_at_here
+from gimseg.legend import UNLABELLED
 if __name__ == "__main__":
     folder = Path({folder!r})
     world = Dataset("w0", 1.0, [folder / "image0.tif"], [folder / "truth0.gpkg"])
-    model = train(world, folder / "model", settings=replace(QUICK, devices=2, epochs=2, workers=0), device="cpu",
-        restart=True)
+    of_all = Fit._of_all_devices
+    def told(fit, confusion):
+        found = of_all(fit, confusion)
+        if fit.trainer.is_global_zero:
+            print("counted", found.total)
+        return found
+    Fit._of_all_devices = told
+    settings = replace(QUICK, devices=2, epochs=2, workers=0, seed={seed})
+    model = train(world, folder / "model", settings=settings, device="cpu", restart=True)
     print("ended", model.provenance["epochs"])
 """
 
@@ -366,14 +389,20 @@ if __name__ == "__main__":
 @pytest.mark.slow
 def test_two_processes_learn_side_by_side_and_leave_one_model(tmp_path: Path) -> None:
     """On the CPU: what holds for several GPUs too, but for their speed."""
-    squares_world(tmp_path)
+    seed = 3
+    ground = survey_ground(Datasets((squares_world(tmp_path),)), replace(QUICK, seed=seed))
+    assert len(covering_windows(ground.val, QUICK.window)) % 2 == 1, "the windows cannot be divided evenly"
     script = tmp_path / "script.py"
     script.write_text(
-        SCRIPT.format(tests=str(Path(__file__).parent), root=str(Path(__file__).parents[1]), folder=str(tmp_path))
+        SCRIPT.format(
+            tests=str(Path(__file__).parent), root=str(Path(__file__).parents[1]), folder=str(tmp_path), seed=seed
+        )
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("ended 2") == 1
+    pixels = sum(int(item.counts[:UNLABELLED].sum()) for item in ground.val)
+    assert done.stdout.count(f"counted {pixels}\n") == done.stdout.count("counted") == 2
     rows = list(csv.DictReader((tmp_path / "model" / "metrics.csv").read_text(encoding="utf-8").splitlines()))
     assert [int(row["epoch"]) for row in rows] == [1, 2]
     assert Model.load(tmp_path / "model").scores["val"]["iou"] > 0

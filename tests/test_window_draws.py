@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import geopandas
 import numpy as np
 import pytest
 import torch
+from odc.geo.geobox import GeoBox
 from shapely.geometry import Point, box
 from worlds import TOP_LEFT, UTM, noise, north_up, write_raster
 
@@ -18,10 +20,16 @@ from gimseg.datasets import Datasets
 from gimseg.errors import DatasetError, LossError, TrainingError
 from gimseg.folds import take_fold
 from gimseg.hardness import Hardness, window_losses
+from gimseg.holdouts import hold_out
+from gimseg.labelled_scenes import LabelledScene
+from gimseg.leakage import overlapping
 from gimseg.legend import UNLABELLED
 from gimseg.losses import parse_loss
 from gimseg.point_labels import with_points
-from gimseg.sampling import CELL, Survey, WindowSampler, empty_cells, hold_out, survey
+from gimseg.rasters import open_raster
+from gimseg.sampling import CELL, Survey, WindowSampler, empty_cells, survey
+from gimseg.settings import Settings
+from gimseg.training_ground import survey_ground
 
 LEFT, TOP = TOP_LEFT
 TWO = Legend.from_dict({"field": "kind", "classes": ["common", "rare"]})
@@ -48,6 +56,7 @@ def surveyed(*datasets: Dataset) -> tuple[Survey, ...]:
 
 COMMON = [(0, 0, 320, 320)]
 RARE = [(450, 450, 470, 470)]
+SPOTS = [(x, y, x + 12, y + 12) for x in range(10, 480, 40) for y in range(10, 480, 40)]
 
 
 def labels_at(item: Survey, request, window: int) -> np.ndarray:
@@ -236,9 +245,8 @@ def test_areas_of_two_splits_that_overlap_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tags", [("a", "a"), ("a", "b")])
 def test_blocks_held_out_are_held_out_of_every_raster_that_shows_them(tmp_path: Path, tags: tuple[str, str]) -> None:
-    spots = [(x, y, x + 12, y + 12) for x in range(10, 480, 40) for y in range(10, 480, 40)]
     one, other = (
-        world(tmp_path, f"{tag}{number}", {"x": spots}, at=130.0 * number).scenes()[0]
+        world(tmp_path, f"{tag}{number}", {"x": SPOTS}, at=130.0 * number).scenes()[0]
         for number, tag in enumerate(tags)
     )
     scenes = [replace(scene, tag=tag) for scene, tag in zip((one, other), tags, strict=True)]
@@ -248,6 +256,141 @@ def test_blocks_held_out_are_held_out_of_every_raster_that_shows_them(tmp_path: 
     ground[0, :, :512] = first.read_labels(whole, "train") != UNLABELLED
     ground[1, :, 130:] = second.read_labels(whole, "val") != UNLABELLED
     assert ground[0].any() and ground[1].any() and not (ground[0] & ground[1]).any()
+
+
+def cut(given: Dataset, left: float, right: float) -> Dataset:
+    """The dataset with an AoI between two distances from the left, m, that reaches above and below its raster."""
+    path = Path(given.images[0]).with_name(f"{given.tag}_{left:.0f}_{right:.0f}.gpkg")
+    area = box(LEFT + left, TOP - 600, LEFT + right, TOP + 100)
+    geopandas.GeoDataFrame(geometry=[area], crs=UTM).to_crs("EPSG:4326").to_file(path)
+    return replace(given, aoi_paths=[path])
+
+
+@pytest.mark.parametrize("other", ["val", None])
+def test_overlapping_rasters_may_be_cut_apart_by_aois(tmp_path: Path, other: str | None) -> None:
+    """As the error advises; only ground inside the AoIs is learned from and scored on."""
+    one = world(tmp_path, "a", {"x": COMMON}, split="train" if other else "val")
+    two = world(tmp_path, "b", {"x": COMMON}, at=400.0, split=other)
+    with pytest.raises(DatasetError, match=r"overlap in 21\.9%.*cut one of them with aoi_paths"):
+        (one + two).scenes()
+    (cut(one, 0, 400) + two).scenes()
+    (one + cut(two, 512, 900)).scenes()
+    (cut(one, 0, 450) + cut(two, 450, 900)).scenes()
+    # AoIs that lie in both rasters overlap there, whatever they share outside.
+    with pytest.raises(DatasetError, match=r"overlap in 20\.0% of the smaller"):
+        (cut(one, -500, 450) + cut(two, 430, 530)).scenes()
+    # A raster that no AoI meets has no ground at all.
+    (cut(one, 2000, 2100) + two).scenes()
+
+
+def in_crs(given: Dataset, crs: str, pixel: float = 1.0, **other) -> Dataset:
+    """A dataset of one raster on the same ground in another CRS, its pixels so large in it."""
+    image = Path(given.images[0])
+    grid = open_raster(str(image)).geobox.to_crs(crs, resolution=pixel)
+    copy = image.with_name(f"{image.stem}_there.tif")
+    write_raster(copy, noise((3, *grid.shape), seed=7), crs=crs, transform=grid.affine)
+    return replace(given, tag=f"{given.tag}_there", image_paths=[copy], **other)
+
+
+def val_learned_from(scored: LabelledScene, taught: LabelledScene) -> tuple[int, int]:
+    """Labelled validation pixels of one scene whose centre the other one shows, and how many of them it learns from."""
+    planes = [
+        scene.read_labels((slice(0, scene.shape[0]), slice(0, scene.shape[1])), split) != UNLABELLED
+        for scene, split in ((scored, "val"), (taught, "train"))
+    ]
+    cells = np.argwhere(planes[0])[:, ::-1].T + 0.5
+    x, y = scored.geobox.crs.transformer_to_crs(taught.geobox.crs)(*(scored.geobox.affine * cells))
+    cols, rows = np.floor(~taught.geobox.affine * (x, y)).astype(int)
+    shown = (rows >= 0) & (rows < taught.shape[0]) & (cols >= 0) & (cols < taught.shape[1])
+    return int(shown.sum()), int(planes[1][rows[shown], cols[shown]].sum())
+
+
+@pytest.mark.parametrize(
+    ("crs", "pixel", "resolution"),
+    [("EPSG:32632", 1.0, 1.0), ("EPSG:32632", 1.0, 3.0), ("EPSG:3857", 1.4, 1.0), ("EPSG:4326", 1e-5, 1.0)],
+)
+def test_blocks_held_out_are_held_out_of_rasters_in_another_crs(
+    tmp_path: Path, crs: str, pixel: float, resolution: float
+) -> None:
+    here = world(tmp_path, "a", {"x": SPOTS})
+    there = in_crs(here, crs, pixel, spatial_resolution=resolution)
+    scenes = tuple(given.scenes()[0] for given in (here, there, world(tmp_path, "far", at=3e4)))
+    one, other, far = hold_out([survey(scene) for scene in scenes], 0.3)
+    for scored, taught in ((one, other), (other, one)):
+        pixels, leaked = val_learned_from(scored, taught)
+        assert pixels > 5000 and leaked == 0
+        whole = (slice(0, taught.shape[0]), slice(0, taught.shape[1]))
+        assert (taught.read_labels(whole, "train") != UNLABELLED).mean() > 0.1
+    # What shows other ground is divided as it would be alone.
+    assert far.holdout == hold_out([survey(scenes[2])], 0.3)[0].holdout
+
+
+def test_what_a_third_raster_holds_out_is_held_out_of_both_that_it_overlaps(tmp_path: Path) -> None:
+    """Blocks reach over the edge of the raster that drew them: there, the other two must agree."""
+    left, right = (world(tmp_path, tag, {"x": SPOTS}, at=512.0 * number) for number, tag in enumerate("ab"))
+    middle = in_crs(world(tmp_path, "c", {"x": SPOTS}, at=256.0), "EPSG:32632")
+    scenes = hold_out([survey(scene) for given in (left, right, middle) for scene in given.scenes()], 0.3)
+    for scored in scenes:
+        assert [val_learned_from(scored, taught)[1] for taught in scenes] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("crs", [UTM, "EPSG:32632"])
+def test_what_is_held_out_is_not_learned_from_another_dataset_of_the_split_train(tmp_path: Path, crs: str) -> None:
+    free, layer = world(tmp_path, "a", {"x": SPOTS}), tmp_path / "areas.gpkg"
+    areas = [box(LEFT, TOP - 512, LEFT + 512, TOP - 40), box(LEFT - 900, TOP - 512, LEFT - 60, TOP)]
+    geopandas.GeoDataFrame({"use": ["train", "test"]}, geometry=areas, crs=UTM).to_file(layer)
+    taught = replace(in_crs(free, crs), split="train")
+    divided = replace(in_crs(world(tmp_path, "b", {"x": SPOTS}, at=-200.0), crs), aoi_paths=[layer], split="use")
+    ground = survey_ground(free + taught + divided, Settings(val_share=0.3))
+    (val,) = ground.val
+    assert [item.scene.tag for item in ground.train] == ["a", "a_there", "b_there"]
+    for item in ground.train:
+        pixels, leaked = val_learned_from(val.scene, item.scene)
+        assert pixels > 1000 and leaked == 0 and item.labelled.any()
+    beside = ground.train[2].scene
+    whole = (slice(0, beside.shape[0]), slice(0, beside.shape[1]))
+    assert beside.splits == {"train", "test"} and (beside.read_labels(whole, "test") != UNLABELLED).sum() > 10_000
+
+
+def test_ground_in_two_splits_is_refused_whatever_the_crs(tmp_path: Path) -> None:
+    train = world(tmp_path, "a", split="train")
+    val = replace(in_crs(train, "EPSG:32632"), split="val")
+    with pytest.raises(DatasetError, match=r"a\.tif \(train\) and .*a_there\.tif \(val\) overlap in"):
+        (train + val).scenes()
+    beside = replace(in_crs(world(tmp_path, "b", at=600.0), "EPSG:32632"), split="val")
+    (train + beside).scenes()
+    (train + replace(val, split="train")).scenes()
+
+
+def grid_of(crs: str | None, left: float, bottom: float, side: float) -> SimpleNamespace:
+    """What :func:`overlapping` looks at."""
+    return SimpleNamespace(
+        geobox=GeoBox.from_bbox((left, bottom, left + side, bottom + side), crs, shape=(10, 10), tight=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "meet"),
+    [
+        # An edge of 600 km on the parallel of 60 degrees: it leaves it by 12 km.
+        (("EPSG:32632", 200_000, 6_051_400, 600_000), ("EPSG:4326", 8.9, 59.95, 0.2), True),
+        (("EPSG:32632", 200_000, 6_652_000, 600_000), ("EPSG:4326", 8.9, 59.75, 0.2), False),
+        # Across the line where 180 degrees east are 180 west.
+        (("EPSG:32660", 800_000, 0, 100_000), ("EPSG:32633", 400_000, 0, 100_000), False),
+        (("EPSG:32660", 800_000, 0, 100_000), ("EPSG:32601", 130_000, 0, 100_000), True),
+        (("EPSG:32660", 800_000, 0, 100_000), ("EPSG:4326", -179.9, 0, 1), True),
+        # Around a pole, and beside it.
+        (("EPSG:3031", -1e6, -1e6, 2e6), ("EPSG:4326", 30, -89, 1), True),
+        (("EPSG:3031", -1e6, -1e6, 2e6), ("EPSG:4326", 30, -60, 1), False),
+        (("EPSG:3857", -20_037_508, -20_037_508, 40_075_016), ("EPSG:32633", 500_000, 5_000_000, 100), True),
+        # Without a CRS ground is not known to be the same.
+        ((None, 500_000, 5_000_000, 100), ("EPSG:32633", 500_000, 5_000_000, 100), False),
+        ((None, 500_000, 5_000_000, 100), (None, 500_050, 5_000_000, 100), True),
+    ],
+)
+def test_footprints_meet_on_the_ground(one: tuple, other: tuple, meet: bool) -> None:
+    grids = [grid_of(*one), grid_of(*other)]
+    assert overlapping(grids) == overlapping(grids[::-1]) == ([(0, 1)] if meet else [])
 
 
 def test_points_in_a_layer_teach_without_polygons(tmp_path: Path) -> None:

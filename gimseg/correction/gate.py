@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gimseg.errors import CorrectionError
+from gimseg.holdouts import GroundBlocks
 from gimseg.inference import Predictor
 from gimseg.intervals import Interval, resampled
 from gimseg.labelled_scenes import LabelledScene
@@ -24,7 +25,6 @@ from gimseg.probability_scores import ProbabilityTable
 from gimseg.products import Products, to_shares
 from gimseg.progress import Progress, silent
 from gimseg.rasters import Roi
-from gimseg.sampling import GroundBlocks
 
 TOLERANCE = 0.01
 """IoU that may be lost on the old test set."""

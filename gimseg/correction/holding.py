@@ -22,10 +22,10 @@ import numpy as np
 from odc.geo.geobox import GeoBox
 
 from gimseg.errors import CorrectionError
+from gimseg.holdouts import GroundBlocks
 from gimseg.labelled_scenes import LabelledScene
 from gimseg.legend import UNLABELLED
 from gimseg.outputs import hold_lock, write_text
-from gimseg.sampling import GroundBlocks
 
 PINS = "blocks.json"
 """In the folder of all corrections: which blocks are held out, and which were learned."""
