@@ -17,6 +17,7 @@ import click
 
 from gimseg import __version__
 from gimseg.command_options import (
+    LayerPath,
     PipelineOrder,
     device_option,
     model_option,
@@ -187,7 +188,7 @@ def evaluate(dataset_file: str, model: str, mask: tuple[str, ...], quiet: bool, 
     "a QGIS project. Several times for several. For several rasters a folder, or names with {stem}. [default: "
     "RASTER_segments.tif and .shp in the current folder]",
 )
-@click.option("--aoi", type=click.Path(exists=True), help="Only inside these polygons.")
+@click.option("--aoi", type=LayerPath(), help="Only inside these polygons.")
 @opening_options("an AoI layer")
 @click.option("--resolution", type=float, help="Metres per pixel. [default: the model's]")
 @product_options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +48,19 @@ def opening_options(layer: str) -> Decorator:
         return command
 
     return add
+
+
+class LayerPath(click.Path):
+    """A file of a vector layer, which is there; ``file.gpkg|layername=x`` names the layer in it."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from gimseg.vector_formats import split_name
+
+        super().convert(split_name(os.fspath(value))[0], param, ctx)
+        return value
 
 
 class PipelineOrder(click.Group):

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from gimseg.command_options import (
+    LayerPath,
     PipelineOrder,
     device_option,
     models_option,
@@ -49,11 +50,13 @@ def correct() -> None:
 @click.argument("raster", type=click.Path(exists=True, dir_okay=False))
 @models_option("where they disagree")
 @click.option("-o", "--output", required=True, type=click.Path(), help="GeoPackage to write.")
-@click.option("-n", "--count", default=10, show_default=True, help="Areas; a fifth of them at random.")
-@click.option("--older", type=click.Path(exists=True), help="An older layer: where the prediction differs from it.")
+@click.option(
+    "-n", "--count", type=click.IntRange(1), default=10, show_default=True, help="Areas; a fifth of them at random."
+)
+@click.option("--older", type=LayerPath(), help="An older layer: where the prediction differs from it.")
 @click.option("--side", "side_m", type=float, help="Side of an area, m. [default: what is drawn in minutes]")
 @click.option("--tta", type=click.Choice(["flips", "symmetries"]), help="Where views of the image disagree, too.")
-@click.option("--seed", default=0, show_default=True, help="Draws other random areas.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Draws other random areas.")
 @opening_options("an older layer")
 @device_option
 @overwrite_option
@@ -70,7 +73,7 @@ def suggest(raster: str, model: tuple[str, ...], output: str, quiet: bool, **giv
 @correct.command()
 @click.argument("id")
 @click.option("-r", "--raster", "rasters", multiple=True, required=True, type=click.Path(), help="Raster; or several.")
-@click.option("--aoi", required=True, type=click.Path(exists=True), help="Polygons in which the prediction is bad.")
+@click.option("--aoi", required=True, type=LayerPath(), help="Polygons in which the prediction is bad.")
 @corrected_option
 @click.option(
     "--segments",
@@ -222,9 +225,7 @@ def report(id: str, quiet: bool, **given: Any) -> None:
     type=click.Path(),
     help="Mask and polygons to bring up to the new model, each with its own --segments. [default: those that it names]",
 )
-@click.option(
-    "--aoi", type=click.Path(exists=True), help="Predict again inside these polygons. [default: what was drawn]"
-)
+@click.option("--aoi", type=LayerPath(), help="Predict again inside these polygons. [default: what was drawn]")
 @click.option(
     "--test",
     type=click.Path(exists=True, dir_okay=False),

@@ -161,7 +161,7 @@ def _prepare(
     jobs = plan_jobs(rasters, outputs, mosaic=mosaic)
     chosen = Options(**options)
     for job in jobs:
-        inputs = [] if chosen.aoi is None else [chosen.aoi]
+        inputs = [] if chosen.aoi_file is None else [chosen.aoi_file]
         job.check(chosen.products, stac=stac, overwrite=chosen.overwrite, inputs=inputs)
     predictor = Predictor(model, **taken["engine"])
     return jobs, _Courier(predictor, _folders(model), options, taken["shaping"], stac)

@@ -7,6 +7,7 @@ copied alone keeps its look. Everything here works on a file that is still being
 from __future__ import annotations
 
 import sqlite3
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import pyogrio
 import pyogrio.errors
 
 from gimseg.errors import OutputError
+from gimseg.vector_formats import GEOPACKAGE
 
 POLYGONS = "polygons"
 """Name of the layer of the polygons themselves."""
@@ -56,6 +58,30 @@ class FurtherLayer:
     style: str
 
 
+def write_layer(part: Path, frame: gpd.GeoDataFrame, *, layer: str, geometry_type: str) -> None:
+    """Write one small layer of a GeoPackage that is being made; a frame without a CRS gives a layer without one.
+
+    Args:
+        part: the file; made where it is not there.
+        frame: features with all their attributes.
+        layer: its name.
+        geometry_type: "Polygon", "MultiPolygon", ...
+    """
+    made = {} if part.exists() else {"dataset_options": GEOPACKAGE}
+    with warnings.catch_warnings():
+        # No CRS is that of the raster, and has been said to the user.
+        warnings.filterwarnings("ignore", message="'crs' was not provided")
+        pyogrio.write_dataframe(
+            frame,
+            part,
+            layer=layer,
+            driver="GPKG",
+            geometry_type=geometry_type,
+            promote_to_multi=geometry_type.startswith("Multi"),
+            **made,
+        )
+
+
 def complete_geopackage(part: Path, layers: Sequence[FurtherLayer], styles: Mapping[str, str]) -> None:
     """Add layers and styles to a GeoPackage that is being made.
 
@@ -69,14 +95,7 @@ def complete_geopackage(part: Path, layers: Sequence[FurtherLayer], styles: Mapp
     """
     try:
         for layer in layers:
-            pyogrio.write_dataframe(
-                layer.frame,
-                part,
-                layer=layer.name,
-                driver="GPKG",
-                geometry_type=layer.geometry_type,
-                promote_to_multi=layer.geometry_type.startswith("Multi"),
-            )
+            write_layer(part, layer.frame, layer=layer.name, geometry_type=layer.geometry_type)
         with closing(sqlite3.connect(part)) as database, database:
             database.executescript(_STYLES)
             for name, style in {**styles, **{layer.name: layer.style for layer in layers}}.items():

@@ -34,6 +34,7 @@ from gimseg.refined_planes import pixel_sides
 from gimseg.refinement import Refinement
 from gimseg.renewal import Older, Renewal
 from gimseg.tiling import Blocks, Lattice, Roi, roi_shape
+from gimseg.vector_formats import split_name
 from gimseg.vectors import Shapes, check_overlap, open_layer
 from gimseg.window_choice import choose_lattice
 
@@ -92,6 +93,11 @@ class Options:
     refine: Refinement | str | None = None
     overwrite: bool = False
     restart: bool = False
+
+    @property
+    def aoi_file(self) -> str | None:
+        """The file of the AoI layer, without the name of the layer in it."""
+        return None if self.aoi is None else split_name(os.fspath(self.aoi))[0]
 
     @property
     def refinement(self) -> Refinement:
@@ -296,7 +302,7 @@ def plan_prediction(
     if output.suffix.lower() not in (".tif", ".tiff"):
         raise OutputError(f"{output}: a mask is a GeoTIFF: give a name that ends in .tif")
     paths = raster_paths(raster)
-    inputs = [*paths, *(path for path in (options.aoi, options.older) if path is not None)]
+    inputs = [*paths, *(path for path in (options.aoi_file, options.older) if path is not None)]
     check_outputs([output, *options.products.files(output).values()], inputs, overwrite=options.overwrite)
     opened = open_imagery(
         paths,
@@ -488,8 +494,13 @@ def _identity(raster: Raster, model: Model, fingerprint: str, options: Options) 
         "cog": options.cog,
         "products": options.products.identity(model.recipe),
         "refine": str(options.refinement),
-        "aoi": None if options.aoi is None else content_identity(options.aoi),
+        "aoi": None if options.aoi is None else _layer_identity(os.fspath(options.aoi)),
     }
+
+
+def _layer_identity(path: str) -> dict[str, Any]:
+    file, layer = split_name(path)
+    return content_identity(file) if layer is None else {**content_identity(file), "layer": layer}
 
 
 def _place(engine: Engine, lattice: Lattice, blocks: Blocks) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def find_source(path: str, layer: str | None = None) -> Source:
     Raises:
         VectorError: see :func:`gimseg.vectors.open_layer`.
     """
-    path, named = _split_name(path)
+    path, named = split_name(path)
     if layer is not None and named is not None and layer != named:
         raise VectorError(f"{path} is asked for layer {layer!r} and, in its name, for {named!r}: give one of them")
     kind = find_kind(path)
@@ -206,8 +206,16 @@ def _decode(geometries: np.ndarray) -> np.ndarray:
     return shapely.force_2d(np.atleast_1d(shapely.from_wkb(geometries, on_invalid="fix")))
 
 
-def _split_name(path: str) -> tuple[str, str | None]:
-    """A path as QGIS writes it: ``file.gpkg|layername=x``."""
+def split_name(path: str) -> tuple[str, str | None]:
+    """File and name of a layer as QGIS writes it, ``file.gpkg|layername=x``; None where it names none.
+
+    Raises:
+        VectorError: it says more than that.
+
+    Example:
+        >>> split_name("maps/aoi.gpkg|layername=north")
+        ('maps/aoi.gpkg', 'north')
+    """
     if "|" not in path or os.path.exists(path):
         return path, None
     path, *options = path.split("|")

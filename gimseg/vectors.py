@@ -42,7 +42,7 @@ from gimseg.vector_geometry import (
 )
 from gimseg.vector_output import write_features
 
-__all__ = ["Bounds", "Layer", "Shapes", "check_overlap", "open_layer", "write_features"]
+__all__ = ["Bounds", "Layer", "Shapes", "check_overlap", "extents_text", "open_layer", "write_features"]
 
 
 @dataclass(frozen=True)
@@ -315,10 +315,23 @@ def check_overlap(layer: Layer, geobox: GeoBox) -> None:
     """
     if layer.bounds is None or layer.meets(geobox):
         return
-    frame = bounds_between(tuple(geobox.extent.boundingbox), geobox.crs, layer._crs_beside(geobox.crs))
     raise VectorError(
+        f"{extents_text(layer, geobox)}: they do not meet. Give the labels of this raster, or declare their CRS "
+        "(--vector-crs)"
+    )
+
+
+def extents_text(layer: Layer, geobox: GeoBox) -> str:
+    """Where a layer with features and a raster lie, in the layer's CRS, for an error.
+
+    Raises:
+        VectorError: one of the two has no CRS.
+    """
+    assert layer.bounds is not None
+    frame = bounds_between(tuple(geobox.extent.boundingbox), geobox.crs, layer._crs_beside(geobox.crs))
+    return (
         f"{layer.path} lies at {_format(layer.bounds)} and the raster at {_format(frame)} (left, bottom, right, top in "
-        f"{name_of(layer.crs)}): they do not meet. Give the labels of this raster, or declare their CRS (--vector-crs)"
+        f"{name_of(layer.crs)})"
     )
 
 

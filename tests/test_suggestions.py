@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tracemalloc
+import warnings
 from pathlib import Path
 
 import geopandas
 import numpy as np
 import pytest
 import shapely
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks_for_tests import Reach, brightness_model, model
@@ -16,10 +18,11 @@ from odc.geo.geobox import GeoBox
 from scipy import ndimage
 from worlds import UTM, noise, write_raster
 
+from gimseg.correct_commands import correct
 from gimseg.correction.doubts import count_objects
 from gimseg.correction.suggesting import suggest
 from gimseg.correction.suggestions import Doubt, choose_squares, estimate_iou, lay_out, to_frame
-from gimseg.errors import CorrectionError, OutputError
+from gimseg.errors import CorrectionError, OutputError, VectorError
 from gimseg.metrics import Confusion
 
 seeds = st.integers(0, 2**31)
@@ -203,7 +206,7 @@ def test_areas_are_written_where_the_model_is_unsure(tmp_path: Path) -> None:
     frame = geopandas.read_file(tmp_path / "s.gpkg", layer="suggestions")
     assert list(frame["kind"]) == ["uncertainty"] * 8 + ["random"] * 2
     assert (frame.bounds["minx"][:8] >= 500_150 - 24).all() and frame.crs == UTM
-    assert done.side_m == 24 and (frame.area == 24 * 24).all()
+    assert done.size_m == (24, 24) and (frame.area == 24 * 24).all()
     assert "10 areas of 24 x 24 m, 8 by uncertainty, 2 at random" in done.text()
     assert frame["objects"][0] > 20 and frame["minutes"][0] == round(frame["objects"][0] / 6, 1)
     with pytest.raises(OutputError, match="exists"):
@@ -252,6 +255,70 @@ def test_areas_are_where_models_or_views_disagree_and_an_older_layer_differs(tmp
     frame = geopandas.read_file(tmp_path / "d.gpkg", layer="suggestions")
     best = frame[frame["kind"] == "difference"].iloc[0]
     assert best["doubt"] > 0.9 and best.geometry.intersection(older.geometry[0]).area > 0.9 * 400
+
+
+@pytest.mark.parametrize(
+    ("geometries", "error", "told"),
+    [
+        ([shapely.box(505_000, 4_999_900, 505_100, 4_999_950)], VectorError, "lies at 505000.*the raster at 500000"),
+        ([], CorrectionError, "holds no feature that has a geometry"),
+        ([shapely.Point(500_005, 4_999_995)], CorrectionError, "holds 1 point: polygons are needed"),
+        ([shapely.LineString([(500_005, 4_999_995), (500_050, 4_999_950)])] * 2, CorrectionError, "holds 2 lines"),
+        (
+            [shapely.box(500_000, 4_999_900, 500_020, 4_999_920), shapely.Point(500_005, 4_999_995)],
+            CorrectionError,
+            "holds 1 point and 1 polygon: polygons are needed, and nothing else",
+        ),
+    ],
+)
+def test_an_older_layer_that_tells_nothing_is_refused(
+    geometries: list[shapely.Geometry], error: type[Exception], told: str, tmp_path: Path
+) -> None:
+    older = tmp_path / "older.gpkg"
+    geopandas.GeoDataFrame(geometry=geometries, crs=UTM).to_file(older, geometry_type="Unknown", engine="pyogrio")
+    with pytest.raises(error, match=told):
+        suggest(world(tmp_path), brightness_model(), tmp_path / "s.gpkg", older=older)
+    assert not (tmp_path / "s.gpkg").exists()
+
+
+def test_one_of_several_older_layers_can_be_named_and_is_no_output(tmp_path: Path) -> None:
+    older, box = tmp_path / "older.gpkg", shapely.box(500_000, 4_999_900, 500_020, 4_999_920)
+    for name in ("first", "second"):
+        geopandas.GeoDataFrame(geometry=[box], crs=UTM).to_file(older, layer=name)
+    raster, named = world(tmp_path), f"{older}|layername=second"
+    done = suggest(raster, brightness_model(300.0), tmp_path / "s.gpkg", count=3, side_m=20, older=named)
+    assert "difference" in [item.kind for item in done.suggestions]
+    with pytest.raises(OutputError, match="is the input"):
+        suggest(raster, brightness_model(), older, older=named, overwrite=True)
+
+
+def test_numbers_that_mean_nothing_are_refused_before_the_work(tmp_path: Path) -> None:
+    raster = world(tmp_path)
+    for wrong, told in (
+        ({"seed": -1}, "the seed is -1"),
+        ({"count": 0}, "^0 areas are asked for: 1 at least is needed$"),
+        ({"side_m": -2.0}, "a side of -2.0 m"),
+    ):
+        with pytest.raises(CorrectionError, match=told):
+            suggest(raster, "no model", tmp_path / "s.gpkg", **wrong)
+    for option in ("--seed", "--count"):
+        done = CliRunner().invoke(correct, ["suggest", str(raster), "-o", str(tmp_path / "s.gpkg"), option, "-1"])
+        assert done.exit_code == 2 and f"Invalid value for '{option}'" in done.output.replace("'-n' / ", "")
+
+
+def test_the_size_that_is_told_is_that_of_the_areas(tmp_path: Path) -> None:
+    done = suggest(world(tmp_path), brightness_model(), tmp_path / "s.gpkg", side_m=1000)
+    frame = geopandas.read_file(tmp_path / "s.gpkg", layer="suggestions")
+    assert frame.area.tolist() == [300 * 200] and done.size_m == (200, 300)
+    assert "s.gpkg: 1 area of 300 x 200 m, " in done.text() and "cut by" not in done.text()
+
+
+def test_a_raster_without_a_crs_warns_nobody(tmp_path: Path) -> None:
+    raster = write_raster(tmp_path / "bare.tif", noise((200, 300)), crs=None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        done = suggest(raster, brightness_model(), tmp_path / "s.gpkg", count=3)
+    assert geopandas.read_file(tmp_path / "s.gpkg", layer="suggestions").crs is None and "no CRS" in done.text()
 
 
 def test_the_memory_of_a_search_does_not_grow_with_the_raster(tmp_path: Path) -> None:
