@@ -128,6 +128,13 @@ def test_what_has_no_area_is_left_out(tmp_path: Path) -> None:
     assert finding.feature == 3 and finding.problem.endswith("without an area it is left out") and not finding.fatal
 
 
+@pytest.mark.parametrize("ending", [".gpkg", ".geojson"])
+def test_what_has_no_geometry_is_told_once(ending: str, tmp_path: Path) -> None:
+    path = layer(tmp_path / f"truth{ending}", [*CORNERS, (shapely.Polygon(), "roof"), (None, "roof")])
+    lines = check(tmp_path, path).text().splitlines()
+    assert len([line for line in lines if "it has no geometry: it is left out" in line]) == len(lines) - 1
+
+
 def test_only_ground_that_is_labelled_is_looked_at(tmp_path: Path) -> None:
     pair: Drawn = [(box(20, 20, 60, 40), "roof"), (box(50, 20, 90, 40), "road"), (bow(52, 60), "roof")]
     truth = layer(tmp_path / "truth.gpkg", CORNERS + pair)

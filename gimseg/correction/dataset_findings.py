@@ -34,6 +34,7 @@ from gimseg.vector_geometry import frame_of, repaired, transformed, widened_boun
 from gimseg.vectors import Layer, open_layer
 
 _NOWHERE = (float("nan"), float("nan"))
+_EMPTY, _ELSEWHERE = "it has no geometry", "it lies beyond what the raster's CRS can express"
 
 
 def check_truth(dataset: Dataset, scene: LabelledScene) -> Iterator[Finding]:
@@ -50,9 +51,8 @@ def check_truth(dataset: Dataset, scene: LabelledScene) -> Iterator[Finding]:
     paths = [path for path in dataset.masks if not is_label_raster(path)]
     for name, path in zip(_names(paths), paths, strict=True):
         layer = open_layer(path, crs=dataset.vector_crs)
-        for feature in find_null(layer.source).tolist():
-            yield Finding(name, feature, _NOWHERE, "it has no geometry: it is left out", fatal=False)
-        if layer.meets(scene.geobox):
+        if layer.bounds is None or layer.meets(scene.geobox):
+            yield from _left_out(name, find_null(layer.source), _EMPTY)
             features, found = _read(layer, name, scene, ground)
             yield from found
             layers.append(features)
@@ -100,7 +100,8 @@ def _read(layer: Layer, name: str, scene: LabelledScene, ground: shapely.Geometr
     classes = texts if legend.field else np.full(len(ids), legend.classes[0].values[0], object)
     raw = Features(name, ids[there][shown], shapes, classes[there][shown]).chosen(on_ground)
     kept = raw._replace(shapes=solid[on_ground])
-    found = [*_lost(name, ids[there], shown), *_broken(raw, kept), *_unknown(kept, legend)]
+    found = [*_left_out(name, ids[shapely.is_empty(given)], _EMPTY)]
+    found += [*_left_out(name, np.delete(ids[there], shown), _ELSEWHERE), *_broken(raw, kept), *_unknown(kept, legend)]
     return kept, [*found, *(replace(one, fixable=False) for one in slivers(kept, geobox))]
 
 
@@ -111,10 +112,9 @@ def _text(said: object) -> str | None:
     return f"{said:.15g}" if isinstance(said, float) else str(said)
 
 
-def _lost(name: str, ids: np.ndarray, shown: np.ndarray) -> Iterator[Finding]:
-    for feature in np.delete(ids, shown).tolist():
-        problem = "it lies beyond what the raster's CRS can express: it is left out"
-        yield Finding(name, feature, _NOWHERE, problem, fatal=False)
+def _left_out(name: str, ids: np.ndarray, problem: str) -> Iterator[Finding]:
+    for feature in ids.tolist():
+        yield Finding(name, feature, _NOWHERE, f"{problem}: it is left out", fatal=False)
 
 
 def _broken(raw: Features, kept: Features) -> Iterator[Finding]:
