@@ -127,12 +127,25 @@ def layer_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
     Raises:
         VectorError: missing, damaged, or none of the formats that are read.
     """
-    path = os.fspath(path)
+    return tuple(name for name, geometry in _tables(os.fspath(path)).items() if geometry is not None)
+
+
+def table_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """As :func:`layer_names`, with the tables that have no geometries.
+
+    Raises:
+        VectorError: missing, damaged, or none of the formats that are read.
+    """
+    return tuple(_tables(os.fspath(path)))
+
+
+def _tables(path: str) -> dict[str, str | None]:
+    """Types of geometries of all layers; None where one has none."""
     kind = find_kind(path)
     if kind == "GeoParquet":
-        return (Path(path).stem,)
+        return {Path(path).stem: "Unknown"}
     with _readable(path, kind):
-        return tuple(str(name) for name, geometry in pyogrio.list_layers(_address(path, kind)) if geometry is not None)
+        return {str(name): geometry for name, geometry in pyogrio.list_layers(_address(path, kind))}
 
 
 def read_columns(
@@ -185,6 +198,51 @@ def find_null(source: Source) -> np.ndarray:
         return _null_numbers(source.path, source.kind, source.layer, str(name))
 
 
+def read_stored(path: str | os.PathLike[str], layer: str) -> np.ndarray:
+    """Geometries of a layer of a GeoPackage, with their heights, in the order of :func:`read_numbered`.
+
+    Returns:
+        shapely objects (n,), None where a feature has none.
+
+    Raises:
+        VectorError: the file is damaged.
+    """
+    path = os.fspath(path)
+    with _readable(path, "GeoPackage"):
+        stored = pyogrio.raw.read(path, layer=layer, columns=[])[2]
+        return _from_wkb(stored, "fix")
+
+
+def can_say(path: str | os.PathLike[str], layer: str, field: str) -> bool:
+    """Whether a column of a layer of a GeoPackage holds texts, or is not there yet.
+
+    Raises:
+        VectorError: the file is damaged.
+    """
+    path = os.fspath(path)
+    with _readable(path, "GeoPackage"):
+        info = pyogrio.read_info(path, layer=layer)
+    return dict(zip(info["fields"], info["dtypes"], strict=True)).get(field, "object") == "object"
+
+
+def find_damaged(source: Source) -> np.ndarray:
+    """Numbers of the features that cannot be read as they are stored, (n,): a ring is open, or too short.
+
+    Reading closes it, which may leave a polygon without an area, or a feature without a geometry.
+
+    Raises:
+        VectorError: the file is damaged.
+    """
+    if source.kind == "GeoParquet":
+        return np.empty(0, int)
+    with _readable(source.path, source.kind):
+        _, numbers, geometries, _ = pyogrio.raw.read(
+            _address(source.path, source.kind), layer=source.layer, columns=[], return_fids=True
+        )
+    stored = np.array([geometry is not None for geometry in geometries], bool)
+    return np.asarray(numbers)[stored & shapely.is_missing(_from_wkb(geometries, "ignore"))]
+
+
 def _read_driver(
     source: Source, columns: Sequence[str], bounds: Bounds | None
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
@@ -203,7 +261,13 @@ def _read_driver(
 
 
 def _decode(geometries: np.ndarray) -> np.ndarray:
-    return shapely.force_2d(np.atleast_1d(shapely.from_wkb(geometries, on_invalid="fix")))
+    return shapely.force_2d(_from_wkb(geometries, "fix"))
+
+
+def _from_wkb(geometries: np.ndarray, on_invalid: str) -> np.ndarray:
+    # A coordinate that is NaN is met again where it matters.
+    with np.errstate(invalid="ignore"):
+        return np.atleast_1d(shapely.from_wkb(geometries, on_invalid=on_invalid))
 
 
 def split_name(path: str) -> tuple[str, str | None]:
@@ -273,7 +337,12 @@ def _readable(path: str, kind: str) -> Iterator[None]:
             warnings.simplefilter("ignore", UserWarning)
             yield
     except (*_READ_FAULTS, shapely.errors.GEOSException) as error:
-        left = [path + ending for ending in ("-wal", "-journal") if os.path.exists(path + ending)]
+        if kind == "GeoPackage" and "is locked" in str(error):
+            raise VectorError(
+                f"{path} is locked by another program that has it open: save and close it there"
+            ) from error
+        real = os.path.realpath(path)
+        left = [real + ending for ending in ("-wal", "-journal") if os.path.exists(real + ending)]
         if kind == "GeoPackage" and left:
             raise VectorError(
                 f"{path} was not closed properly ({left[0]} lies beside it): open it once for writing, in QGIS or with "
@@ -283,7 +352,7 @@ def _readable(path: str, kind: str) -> Iterator[None]:
 
 
 def _choose_layer(path: str, kind: str, asked: str | None) -> tuple[str | None, tuple[str, ...]]:
-    layers = {str(name): geometry for name, geometry in pyogrio.list_layers(_address(path, kind))}
+    layers = _tables(path)
     spatial = [name for name, geometry in layers.items() if geometry is not None]
     if asked is not None:
         if asked in spatial:

@@ -38,6 +38,15 @@ def name_of(crs: CRS | None) -> str:
     return f"EPSG:{crs.epsg} ({crs.proj.name})" if crs.epsg else f"a CRS without EPSG code ({crs.proj.name})"
 
 
+@lru_cache(maxsize=64)
+def is_convertible(source: CRS, target: CRS) -> bool:
+    """Whether PROJ knows a way from one CRS to another; from an undefined Cartesian one it knows none."""
+    try:
+        return same_crs(source, target) or bool(_transformer(source, target))
+    except pyproj.exceptions.ProjError:
+        return False
+
+
 def _transformer(source: CRS, target: CRS) -> pyproj.Transformer:
     return pyproj.Transformer.from_crs(source.proj, target.proj, always_xy=True)
 
@@ -107,16 +116,26 @@ def without_nothing(geometries: np.ndarray, counts: Counter[str]) -> tuple[np.nd
     return geometries[kept], kept
 
 
+def are_finite(geometries: np.ndarray) -> np.ndarray:
+    """Which have no coordinate that is NaN or infinite, bool (n,); their extents need not show it."""
+    coordinates, places = shapely.get_coordinates(geometries, return_index=True)
+    finite = np.ones(len(geometries), bool)
+    finite[places[~np.isfinite(coordinates).all(axis=1)]] = False
+    return finite
+
+
 def transformed(
     geometries: np.ndarray, source: CRS | None, target: CRS | None, counts: Counter[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Whole geometries in another CRS, and the places of those that have finite coordinates in it."""
+    """Whole geometries in another CRS, and the places of those that have finite coordinates in both."""
+    kept = np.flatnonzero(are_finite(geometries))
+    counts["unplaced"] = len(geometries) - len(kept)
+    geometries = geometries[kept]
     if source is not None and target is not None and not same_crs(source, target):
         geometries = shapely.transform(geometries, _transformer(source, target).transform, interleaved=False)
-    finite = np.isfinite(shapely.bounds(geometries)).all(axis=1)
-    counts["unprojectable"] = int((~finite).sum())
-    kept = np.flatnonzero(finite)
-    return geometries[kept], kept
+    shown = are_finite(geometries)
+    counts["unprojectable"] = int((~shown).sum())
+    return geometries[shown], kept[shown]
 
 
 def repaired(geometries: np.ndarray, counts: Counter[str]) -> np.ndarray:

@@ -30,6 +30,7 @@ from gimseg.vector_geometry import (
     buffered,
     footprint_of,
     frame_of,
+    is_convertible,
     name_of,
     repaired,
     same_crs,
@@ -97,6 +98,7 @@ class Layer:
         *,
         point_radius_m: float | None = None,
         line_width_m: float | None = None,
+        dimension: int | None = None,
     ) -> Shapes:
         """Read what meets the footprint of a grid, in the grid's CRS, repaired, with classes.
 
@@ -106,6 +108,7 @@ class Layer:
             point_radius_m: ground radius that a point labels, m; None or less than a
                 pixel: the one pixel that contains it.
             line_width_m: ground width that a line labels, m.
+            dimension: 0 for points, 2 for polygons: geometries of any other are left out.
 
         Raises:
             VectorError: the CRS is missing, or coordinates cannot be in it; the legend's field is no attribute, or
@@ -121,6 +124,10 @@ class Layer:
         geometries, shown = transformed(geometries, crs, geobox.crs, counts)
         kept = kept[shown]
         geometries = repaired(geometries, counts)
+        if dimension is not None:
+            alike = (shapely.get_dimensions(geometries) == dimension) | shapely.is_empty(geometries)
+            counts["other"] = int((~alike).sum())
+            geometries, kept = geometries[alike], kept[alike]
         partial = _is_partial(self.geometry_types, geometries)
         geometries = _with_area(geometries, geobox, point_radius_m, line_width_m, self.path)
         shown = np.flatnonzero(shapely.intersects(geometries, footprint_of(geobox)))
@@ -149,6 +156,11 @@ class Layer:
             raise VectorError(
                 f"{self.path} has no CRS and the raster is in {name_of(crs)}: declare it (--vector-crs EPSG:...)"
             )
+        if crs is not None and self.crs is not None and not is_convertible(self.crs, crs):
+            raise VectorError(
+                f"{self.path} is in {name_of(self.crs)}, from which no way leads to the raster's {name_of(crs)}: "
+                "declare the CRS that its coordinates are in (--vector-crs EPSG:...)"
+            )
         if crs is not None:
             _check_degrees(self.path, self.crs, self.bounds)
         # Coordinates of a raster without a CRS can only be met as they are.
@@ -175,8 +187,8 @@ class Shapes:
         geometries: shapely objects (n,), 2-D.
         values: uint8 (n,), classes; 255 where the class is null or unknown.
         crs: of the geometries.
-        counts: features `read`, `null` and `empty` (dropped), `repaired`, `collapsed` and
-            `unprojectable` (dropped), `used`.
+        counts: features `read`, `null` and `empty` (dropped), `repaired`, `collapsed`,
+            `unplaced`, `unprojectable` and `other` (dropped), `used`.
         unknown: attribute value -> number of features whose class it does not tell.
         partial: points or lines: what they do not touch is unlabelled, not background.
         remarks: further notes for a person.
@@ -226,6 +238,8 @@ class Shapes:
             "repaired": "invalid geometries were repaired",
             "empty": "empty geometries were dropped",
             "collapsed": "geometries without an area were dropped",
+            "unplaced": "geometries with a coordinate that is no finite number were dropped",
+            "other": "geometries of another kind than their layer's were left out",
             "unprojectable": "geometries beyond what the raster's CRS can express were dropped",
         }
         notes = [*self.remarks]

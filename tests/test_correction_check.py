@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import sqlite3
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import geopandas
 import numpy as np
+import pandas
 import pyogrio
 import pytest
 import shapely
 from click.testing import CliRunner
+from in_qgis import has_qgis, run_in_qgis
 from projects_for_tests import small_model
 from worlds import north_up, write_raster
 
 from gimseg.cli import cli
 from gimseg.correction.changes import Changes, compare_objects
 from gimseg.correction.checking import Checked, check_drawing, fix_drawing
+from gimseg.correction.drawing import Drawing
+from gimseg.correction.geopackage_rows import RowEdits, edited
 from gimseg.correction.rounds import Correction, Opening
-from gimseg.errors import CorrectionError
+from gimseg.errors import CorrectionError, GridError, OutputError, VectorError
 from gimseg.legend import Legend
 from gimseg.rasters import RasterView, open_raster
+from gimseg.vector_formats import layer_names
 
 ROOF = Legend.binary("roof")
 THREE = Legend.from_dict({"classes": ["roof", "road", "tree"]})
@@ -51,6 +63,22 @@ def write(path: Path, crs: str = "EPSG:32633", **layers: Drawn) -> Path:
     return path
 
 
+def in_rows(path: Path, *statements: str, values: tuple[Any, ...] = ()) -> list[Any]:
+    """What the last statement finds, in a GeoPackage whose index another program would keep."""
+    with closing(sqlite3.connect(path)) as database, database:
+        for name in ("ST_IsEmpty", "ST_MinX", "ST_MaxX", "ST_MinY", "ST_MaxY"):
+            database.create_function(name, 1, lambda _: 0)
+        for statement in statements[:-1]:
+            database.execute(statement)
+        return database.execute(statements[-1], values).fetchall()
+
+
+def stored(*corners: tuple[float, float]) -> bytes:
+    """A polygon of one ring as it is stored, closed or not."""
+    head = b"GP\x00\x01" + struct.pack("<i", 32633) + struct.pack("<BIII", 1, 3, 1, len(corners))
+    return head + b"".join(struct.pack("<2d", LEFT + x, TOP - y) for x, y in corners)
+
+
 def checked(view: RasterView, tmp_path: Path, legend: Legend = ROOF, **layers: Drawn) -> Checked:
     return check_drawing(write(tmp_path / "correction.gpkg", **layers), view, legend)
 
@@ -74,7 +102,53 @@ CASES: dict[str, tuple[dict[str, Drawn], str, bool]] = {
         True,
     ),
     "wrong name": ({"objects": [(box(5, 5, 10, 10), "rooof")]}, "did you mean 'roof'", True),
-    "outside": ({"aoi": [AREA], "objects": [(box(500, 5, 510, 10), "roof")]}, "outside the raster", False),
+    "outside": (
+        {"aoi": [AREA], "objects": [(box(500, 5, 510, 10), "roof"), (box(5, 5, 9, 9), "roof")]},
+        "outside the raster",
+        False,
+    ),
+    "all outside": (
+        {"aoi": [AREA], "objects": [(box(500 + x, 5, 510 + x, 10), "roof") for x in (0, 20)]},
+        "all its 2 features lie outside the raster",
+        True,
+    ),
+    "all points outside": (
+        {"aoi": [AREA], "points": [(shapely.Point(LEFT, TOP + 9), "roof")]},
+        "its only feature lies outside the raster",
+        True,
+    ),
+    "a line among objects": (
+        {"aoi": [AREA], "objects": [(shapely.LineString([(LEFT + 5, TOP - 5), (LEFT + 9, TOP - 9)]), "roof")]},
+        "objects, feature 1 at 500005, 5999995: it is a LineString in a layer of polygons",
+        True,
+    ),
+    "a line among areas": (
+        {"aoi": [AREA, (shapely.LineString([(LEFT + 5, TOP - 5), (LEFT + 9, TOP - 9)]), None)]},
+        "aoi, feature 2 at 500005, 5999995: it is a LineString in a layer of polygons",
+        True,
+    ),
+    "between the centres": (
+        {"aoi": [AREA], "objects": [(box(5.55, 5.55, 6.45, 6.45), "roof"), (box(5, 8, 5.6, 8.6), "roof")]},
+        "objects, feature 1 at 500006, 5999966: no pixel has its centre in it",
+        False,
+    ),
+    "capitals": (
+        {"aoi": [AREA], "Objects": [(box(5, 5, 9, 9), "roof")]},
+        "Objects: it is not read: did you mean 'objects'",
+        True,
+    ),
+    "an ending": (
+        {"AOI_1": [AREA], "objects": [(box(5, 5, 9, 9), "roof")]},
+        "AOI_1: it is not read: did you mean 'aoi'",
+        True,
+    ),
+    "singular": ({"aoi": [AREA], "point": [(box(5, 5, 9, 9).centroid, "roof")]}, "did you mean 'points'", True),
+    "plural": ({"aoi": [AREA], "predictions": [(box(5, 5, 9, 9), "roof")]}, "did you mean 'prediction'", True),
+    "no area any more": (
+        {"objects": [(box(5, 5, 9, 9), "roof")], "prediction": [(box(5, 5, 9, 9), "roof")]},
+        "aoi: the layer is gone, and gimseg correct start made one",
+        False,
+    ),
     "area outside": ({"aoi": [(box(500, 5, 510, 10), None)]}, "outside the raster", True),
     "beyond": ({"aoi": [(box(30, 5, 75, 10), None)]}, "reaches beyond the raster", False),
     "over nodata": ({"aoi": [(box(51, 5, 59, 10), None)]}, "100% of it is beyond the image", True),
@@ -98,6 +172,51 @@ def test_what_misleads_is_found(name: str, view: RasterView, tmp_path: Path) -> 
     assert matching, found.text()
     assert matching[0].fatal == fatal
     assert found.usable != fatal
+
+
+def test_layers_of_other_names_are_nobody_s_business(view: RasterView, tmp_path: Path) -> None:
+    other: Drawn = [(box(5, 5, 9, 9), "roof")]
+    layers = {"waypoints": other, "polygons": other, "blocks": other, "objects_old": other, "object_ids": other}
+    assert checked(view, tmp_path, aoi=[AREA], objects=other, **layers).findings == ()
+
+
+def test_a_layer_that_lost_its_geometries_is_refused(view: RasterView, tmp_path: Path) -> None:
+    path = write(tmp_path / "correction.gpkg", objects=[(box(5, 5, 9, 9), "roof")])
+    pyogrio.write_dataframe(pandas.DataFrame({"class": ["roof"]}), path, layer="aoi")
+    found = check_drawing(path, view, ROOF)
+    assert not found.usable
+    assert "error: aoi: the layer has no column of geometries" in found.text()
+
+
+@pytest.mark.parametrize("said", ["EPSG:32634", "EPSG:4326"])
+def test_with_a_prediction_elsewhere_nothing_is_compared(said: str, view: RasterView, tmp_path: Path) -> None:
+    drawn: Drawn = [(box(5, 5, 9, 9), "roof")]
+    path = write(tmp_path / "correction.gpkg", aoi=[AREA], objects=drawn, points=[(drawn[0][0].centroid, "roof")])
+    write(path, said, prediction=drawn)
+    found = check_drawing(path, view, ROOF)
+    assert found.changes is None and found.usable
+    assert [one.text() for one in found.findings] == [
+        "warning: prediction: none of it lies on the raster, so nothing is compared with it: is its CRS right?"
+    ]
+
+
+def test_a_crs_that_means_no_place_is_none(view: RasterView, tmp_path: Path) -> None:
+    path = write(tmp_path / "correction.gpkg", aoi=[AREA])
+    in_rows(path, "UPDATE gpkg_contents SET srs_id = -1", "UPDATE gpkg_geometry_columns SET srs_id = -1")
+    for look in (check_drawing, fix_drawing):
+        with pytest.raises(GridError, match="declare the one it is in"):
+            look(path, view, ROOF)
+    with pytest.raises(VectorError, match=r"Undefined Cartesian.*declare the CRS"):
+        Drawing.read(path, view.geobox, ROOF)
+    assert check_drawing(path, view, ROOF, vector_crs="EPSG:32633").findings == ()
+
+
+def test_a_locked_file_is_not_said_to_be_damaged(view: RasterView, tmp_path: Path) -> None:
+    path = write(tmp_path / "correction.gpkg", aoi=[AREA])
+    refused = pytest.raises(VectorError, match="locked by another program that has it open: save and close")
+    with in_another_process(path, "BEGIN EXCLUSIVE"), refused:
+        layer_names(path)
+    assert layer_names(path) == ("aoi",)
 
 
 def test_a_missing_class_is_refused_where_there_are_several(view: RasterView, tmp_path: Path) -> None:
@@ -290,3 +409,152 @@ def test_what_is_open_elsewhere_or_no_geopackage_is_not_mended(view: RasterView,
     geopandas.read_file(path, layer="aoi").to_file(other)
     with pytest.raises(CorrectionError, match="GeoPackage"):
         fix_drawing(other, view, ROOF)
+
+
+ROWS = "SELECT fid, hex(geom), class, n, hex(photo), day, flag, typeof(n) FROM objects ORDER BY fid"
+
+
+def with_columns(path: Path) -> Path:
+    """A drawing whose objects 2, 4 and 7 are right, with columns of every kind; 1, 3, 5, 6 are to be mended."""
+    bow = shapely.Polygon([(LEFT + x, TOP - y) for x, y in ((5, 5), (9, 9), (9, 5), (5, 9))])
+    right = [box(20, 5 * row, 25, 5 * row + 4) for row in range(4)]
+    drawn: Drawn = [(None, "roof"), (right[0], "roof"), (bow, "roof"), (right[1], "roof"), (right[2], None)]
+    write(path, aoi=[AREA], objects=[*drawn, (None, "roof"), (right[3], "roof")])
+    in_rows(
+        path,
+        "ALTER TABLE objects ADD COLUMN n INTEGER",
+        "ALTER TABLE objects ADD COLUMN photo BLOB",
+        "ALTER TABLE objects ADD COLUMN day DATE",
+        "ALTER TABLE objects ADD COLUMN flag BOOLEAN",
+        "ALTER TABLE objects ADD COLUMN name TEXT(20)",
+        "UPDATE objects SET n = 9007199254740993, photo = x'0102ff', day = '2026-01-02', flag = 1",
+        "SELECT 1",
+    )
+    return path
+
+
+def test_only_the_rows_concerned_are_mended(view: RasterView, tmp_path: Path) -> None:
+    path = with_columns(tmp_path / "correction.gpkg")
+    columns, before = in_rows(path, "PRAGMA table_info(objects)"), in_rows(path, ROWS)
+    kept = in_rows(path, "SELECT table_name, geometry_type_name, srs_id FROM gpkg_geometry_columns")
+    assert fix_drawing(path, view, ROOF) == 4
+    assert in_rows(path, "PRAGMA table_info(objects)") == columns
+    after = in_rows(path, ROWS)
+    assert [row[0] for row in after] == [2, 3, 4, 5, 7]
+    unchanged = [row for row in before if row[0] in (2, 4, 7)]
+    assert [row for row in after if row[0] in (2, 4, 7)] == unchanged
+    assert [row[3:] for row in after] == [before[0][3:]] * 5
+    assert after[3][:3] == (*before[4][:2], "roof")
+    assert in_rows(path, "SELECT id FROM rtree_objects_geom ORDER BY id") == [(2,), (3,), (4,), (5,), (7,)]
+    assert in_rows(path, "SELECT feature_count FROM gpkg_ogr_contents WHERE table_name = 'objects'") == [(5,)]
+    mended = pyogrio.read_dataframe(path, layer="objects", bbox=(LEFT + 4, TOP - 10, LEFT + 10, TOP - 4))
+    assert mended.geometry.area.tolist() == [8.0]
+    assert in_rows(path, "SELECT table_name, geometry_type_name, srs_id FROM gpkg_geometry_columns") == kept
+
+
+def test_an_emptied_layer_keeps_its_kind(view: RasterView, tmp_path: Path) -> None:
+    path = write(tmp_path / "correction.gpkg", aoi=[AREA], objects=[(box(5, 5, 5.1, 30), "roof")])
+    assert fix_drawing(path, view, ROOF) == 1
+    info = pyogrio.read_info(path, layer="objects", force_total_bounds=True)
+    assert (info["geometry_type"], info["features"]) == ("Polygon", 0)
+
+
+NO_NUMBERS = [((12.0, 5.0), (bad, 9.0), (16.0, 9.0), (12.0, 5.0)) for bad in (np.nan, np.inf)]
+
+
+def test_rings_that_cannot_be_read_as_they_are_are_told_and_mended(view: RasterView, tmp_path: Path) -> None:
+    path = write(tmp_path / "correction.gpkg", aoi=[AREA], objects=[(box(20, 5, 25, 9), "roof")])
+    for ring in (((5, 5), (9, 5), (9, 9), (5, 9)), ((5, 5), (9, 9)), *NO_NUMBERS):
+        in_rows(path, "INSERT INTO objects (geom, class) VALUES (?, 'roof')", values=(stored(*ring),))
+    found = check_drawing(path, view, ROOF)
+    told = {one.feature: (one.problem, one.fatal, one.fixable) for one in found.findings}
+    assert told == {
+        2: ("invalid: a ring of it is not closed, or has too few corners", True, True),
+        3: ("invalid: a ring of it is not closed, or has too few corners", True, True),
+        4: ("invalid: a coordinate of it is no finite number", True, True),
+        5: ("invalid: a coordinate of it is no finite number", True, True),
+    }
+    assert found.pixels["roof"] == 20 + 16
+    assert fix_drawing(path, view, ROOF) == 4
+    after = check_drawing(path, view, ROOF)
+    assert (after.findings, after.pixels["roof"]) == ((), 36)
+    assert [row[0] for row in in_rows(path, "SELECT fid FROM objects")] == [1, 2]
+    assert np.isfinite(pyogrio.read_info(path, layer="objects", force_total_bounds=True)["total_bounds"]).all()
+
+
+@pytest.mark.parametrize("held", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE", "BEGIN; SELECT count(*) FROM objects"])
+def test_a_file_that_another_program_holds_is_not_mended(held: str, view: RasterView, tmp_path: Path) -> None:
+    path = with_columns(tmp_path / "correction.gpkg")
+    before = path.read_bytes()
+    refused = pytest.raises((CorrectionError, VectorError), match=r"another program.* close it there")
+    with in_another_process(path, held), refused:
+        fix_drawing(path, view, ROOF)
+    assert path.read_bytes() == before
+    assert fix_drawing(path, view, ROOF) == 4
+
+
+@contextmanager
+def in_another_process(path: Path, statements: str) -> Iterator[None]:
+    script = (
+        "import sqlite3, sys\ndatabase = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "for one in sys.argv[2].split(';'): database.execute(one).fetchone()\n"
+        "print('held', flush=True)\nsys.stdin.read()"
+    )
+    command = [sys.executable, "-c", script, str(path), statements]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        yield
+        other.communicate()
+
+
+def test_what_was_saved_while_it_was_looked_at_is_not_mended_over(tmp_path: Path) -> None:
+    path = with_columns(tmp_path / "correction.gpkg")
+    with pytest.raises(CorrectionError, match="changed meanwhile"), edited(path) as edits:
+        edits.append(RowEdits("objects", deleted=(2,)))
+        in_rows(path, "UPDATE objects SET class = 'ignore' WHERE fid = 2")
+    assert in_rows(path, "SELECT class FROM objects WHERE fid = 2") == [("ignore",)]
+
+
+def test_a_link_stays_one_and_its_file_is_mended(view: RasterView, tmp_path: Path) -> None:
+    path, link = with_columns(tmp_path / "drawn.gpkg"), tmp_path / "correction.gpkg"
+    link.symlink_to(path)
+    assert fix_drawing(link, view, ROOF) == 4
+    assert link.is_symlink()
+    assert fix_drawing(path, view, ROOF) == 0
+
+
+def test_a_disk_that_is_full_leaves_the_drawing_whole(
+    view: RasterView, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = with_columns(tmp_path / "correction.gpkg")
+    before = in_rows(path, ROWS)
+    connect = sqlite3.connect
+
+    def connect_small(*args: Any, **options: Any) -> sqlite3.Connection:
+        database = connect(*args, **options)
+        pages = database.execute("PRAGMA page_count").fetchone()[0]
+        database.execute(f"PRAGMA max_page_count = {pages}")
+        return database
+
+    edits = RowEdits("objects", (1,), texts={2: "x" * 100_000}, field="class")
+    with monkeypatch.context() as patched:
+        patched.setattr(sqlite3, "connect", connect_small)
+        with pytest.raises(OutputError, match=r"is what it was .*full.*: is the disk full\?"), edited(path) as made:
+            made.append(edits)
+    assert in_rows(path, ROWS) == before
+    assert fix_drawing(path, view, ROOF) == 4
+
+
+@pytest.mark.skipif(not has_qgis(), reason="QGIS is not installed")
+def test_qgis_opens_what_was_mended(view: RasterView, tmp_path: Path) -> None:
+    path = with_columns(tmp_path / "correction.gpkg")
+    assert fix_drawing(path, view, ROOF) == 4
+    script = """
+layer = QgsVectorLayer(sys.argv[1] + "|layername=objects", "objects", "ogr")
+near = QgsFeatureRequest(QgsRectangle(*map(float, sys.argv[2:6])))
+editable = layer.startEditing() and layer.deleteFeature(2) and layer.commitChanges()
+tell([layer.isValid(), editable, sorted(one.id() for one in layer.getFeatures()),
+      [[one.id(), one["class"], one.geometry().area()] for one in layer.getFeatures(near)]])
+"""
+    near = (LEFT + 4, TOP - 10, LEFT + 10, TOP - 4)
+    assert run_in_qgis(script, path, *near, profile=tmp_path) == [True, True, [3, 4, 5, 7], [[3, "roof", 8.0]]]

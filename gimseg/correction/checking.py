@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import geopandas
 import numpy as np
-import pyogrio
 import shapely
 
 from gimseg.correction.changes import Changes, compare_objects, parts_inside
@@ -21,6 +17,7 @@ from gimseg.correction.drawing import (
     AOI,
     BACKGROUND_NAME,
     CLASS_FIELD,
+    DIMENSIONS,
     IGNORE_NAME,
     OBJECTS,
     POINTS,
@@ -28,7 +25,8 @@ from gimseg.correction.drawing import (
     Drawing,
     drawing_legend,
 )
-from gimseg.correction.findings import Features, Finding, Meant, check, read_features, worth_keeping
+from gimseg.correction.findings import OUTSIDE, Features, Finding, Meant, check, misses, read_features, worth_keeping
+from gimseg.correction.geopackage_rows import RowEdits, edited
 from gimseg.correction.grounds import drawn_parts, fit_dataset, open_rasters
 from gimseg.correction.rounds import Correction
 from gimseg.datasets import Dataset
@@ -36,10 +34,9 @@ from gimseg.errors import CorrectionError
 from gimseg.labelled_scenes import LabelledScene
 from gimseg.legend import BACKGROUND, UNLABELLED, Legend
 from gimseg.models import Model
-from gimseg.outputs import staged
 from gimseg.rasters import RasterView, Roi
 from gimseg.tiling import chunks
-from gimseg.vector_formats import find_kind, layer_names
+from gimseg.vector_formats import can_say, find_kind, layer_names, read_stored
 from gimseg.vector_geometry import repaired
 from gimseg.vectors import Shapes
 
@@ -48,6 +45,7 @@ _BLOCK = 1024
 _MOSTLY = 0.5
 # A layer of a town can have thousands of faults of one kind; errors come first.
 _TOLD = 100
+_NOWHERE = (float("nan"), float("nan"))
 _NOTHING = "it labels no pixel of the raster: draw an area of interest, an object or a point"
 
 
@@ -109,7 +107,10 @@ def check_drawing(
     if not sum(pixels.values()):
         findings.append(replace(_whole(_NOTHING, True), of_raster=True))
     changes = None
-    if PREDICTION in layer_names(path):
+    if misses(predicted, geobox):
+        problem = "none of it lies on the raster, so nothing is compared with it: is its CRS right?"
+        findings.append(Finding(PREDICTION, None, _NOWHERE, problem, fatal=False, of_raster=True))
+    elif PREDICTION in layer_names(path):
         changes = _changes(areas, predicted, objects, points, legend)
         if not changes.any:
             findings.append(_whole("nothing was changed: it confirms the prediction in its areas", False))
@@ -135,14 +136,16 @@ def _together(each: Sequence[Checked]) -> Checked:
     """What holds of a drawing on several rasters: a feature may lie on any one of them."""
     pixels = {name: sum(one.pixels[name] for one in each) for name in each[0].pixels}
     here = [{(item.layer, item.feature) for item in one.findings if item.of_raster} for one in each]
-    everywhere = set.intersection(*here)
+    outside = [{(item.layer, item.feature) for item in one.findings if item.problem == OUTSIDE} for one in each]
+    everywhere, nowhere = set.intersection(*here), set.intersection(*outside)
     findings = {
         (item.layer, item.feature, item.problem): item
         for one in each
         for item in one.findings
-        if not item.of_raster or (item.layer, item.feature) in everywhere
+        if not item.of_raster or (item.layer, item.feature) in (nowhere if item.problem == OUTSIDE else everywhere)
     }
-    return Checked(_in_order(findings.values()), each[0].changes, pixels)
+    changes = next((one.changes for one in each if one.changes is not None), None)
+    return Checked(_in_order(findings.values()), changes, pixels)
 
 
 def _check_dataset(dataset: Dataset, scenes: Sequence[LabelledScene]) -> Checked:
@@ -172,13 +175,14 @@ def fix_drawing(
 ) -> int:
     """Mend what can be mended without a guess, in place: whole or not at all.
 
-    Features without a geometry or an area, and slivers, are left out; invalid polygons are
-    made valid; where the model has one class, a missing class is that one. Other columns,
-    layers, styles and what a layer says of its CRS stay. Features of a layer that was mended
-    are numbered anew.
+    Features without a geometry or an area, those with a coordinate that is no number, and
+    slivers, are left out; invalid polygons are made valid; where the model has one class,
+    a missing class is that one. Only the rows concerned are touched: ids, columns, layers
+    and styles stay, and what a layer says of its CRS. Where `path` is a link, the file is
+    mended that it leads to.
 
     Args:
-        path: a GeoPackage that no other program has open.
+        path: a GeoPackage that no other program is writing to or reading.
         view: the raster at the model's resolution.
         legend: of the model.
         vector_crs: of layers that have no CRS, or a wrong one; it is not written to them.
@@ -190,48 +194,48 @@ def fix_drawing(
         CorrectionError: the file is no GeoPackage, or is open elsewhere.
         OutputError: it cannot be written.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     if find_kind(str(path)) != "GeoPackage":
         raise CorrectionError(f"{path}: only a GeoPackage is mended in place; save the layers as one first")
     waiting = [ending for ending in ("-wal", "-journal") if Path(f"{path}{ending}").exists()]
     if waiting:
         raise CorrectionError(f"{path}{waiting[0]} is there: save the edits and close {path.name} in QGIS first")
     mended = 0
-    with staged(path) as part:
-        shutil.copyfile(path, part)
-        for layer in set(layer_names(path)) & {AOI, OBJECTS, POINTS}:
-            mended += _fix_layer(part, read_features(path, layer, view.geobox, vector_crs=vector_crs), view, legend)
+    with edited(path) as edits:
+        for layer in sorted(set(layer_names(path)) & set(DIMENSIONS)):
+            features = read_features(path, layer, view.geobox, vector_crs=vector_crs)
+            each = _edits_of(path, features, view, legend)
+            count = len({*each.deleted, *each.shapes, *each.texts})
+            edits += [each] * bool(count)
+            mended += count
     return mended
 
 
-def _fix_layer(path: Path, features: Features, view: RasterView, legend: Legend) -> int:
-    """Mend a layer, whose features are given in the raster's CRS, too."""
-    frame = pyogrio.read_dataframe(path, layer=features.layer)
-    shapes, on_raster = frame.geometry.to_numpy().copy(), features.shapes.copy()
-    broken = ~(shapely.is_valid(shapes) | shapely.is_missing(shapes))
+def _edits_of(path: Path, features: Features, view: RasterView, legend: Legend) -> RowEdits:
+    """What mends a layer, whose features are given in the raster's CRS, too."""
+    shapes, on_raster = read_stored(path, features.layer), features.shapes.copy()
+    damaged = np.isin(features.ids, [*features.faults]) & ~np.isin(features.ids, features.elsewhere)
+    broken = ~(shapely.is_missing(shapes) | shapely.is_missing(on_raster))
+    broken[broken] = ~shapely.is_valid(shapes[broken])
     # What has no area is empty now, and what is a sliver shows itself.
     shapes[broken], on_raster[broken] = (repaired(one[broken], Counter()) for one in (shapes, on_raster))
     kept = worth_keeping(features._replace(shapes=on_raster), view.geobox) & ~shapely.is_empty(shapes)
     nameless = np.array([not (text or "").strip() for text in features.classes], bool)
-    unnamed = nameless & (legend.is_binary and features.layer != AOI)
-    changed = ~kept | broken | unnamed
-    if changed.any():
-        if unnamed.any():
-            frame.loc[unnamed, CLASS_FIELD] = legend.names[0]
-        _write_layer(path, features.layer, frame.set_geometry(shapes, crs=frame.crs)[kept])
-    return int(changed.sum())
-
-
-def _write_layer(path: Path, layer: str, frame: geopandas.GeoDataFrame) -> None:
-    several = bool((frame.geometry.geom_type == "MultiPolygon").any())
-    with warnings.catch_warnings():
-        # A layer without a CRS stays one: the correction says what it is in.
-        warnings.filterwarnings("ignore", message="'crs' was not provided")
-        pyogrio.write_dataframe(frame, path, layer=layer, driver="GPKG", promote_to_multi=several)
+    unnamed = (
+        kept & nameless & (legend.is_binary and features.layer != AOI and can_say(path, features.layer, CLASS_FIELD))
+    )
+    changed = kept & (broken | damaged)
+    return RowEdits(
+        features.layer,
+        deleted=tuple(features.ids[~kept].tolist()),
+        shapes=dict(zip(features.ids[changed].tolist(), shapes[changed], strict=True)),
+        texts=dict.fromkeys(features.ids[unnamed].tolist(), legend.names[0]),
+        field=CLASS_FIELD,
+    )
 
 
 def _whole(problem: str, fatal: bool) -> Finding:
-    return Finding("drawing", None, (float("nan"), float("nan")), problem, fatal)
+    return Finding("drawing", None, _NOWHERE, problem, fatal)
 
 
 def _changes(areas: Features, predicted: Features, objects: Features, points: Features, legend: Legend) -> Changes:

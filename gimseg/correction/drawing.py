@@ -31,6 +31,8 @@ from gimseg.vector_formats import layer_names
 from gimseg.vectors import Shapes, open_layer
 
 AOI, OBJECTS, POINTS, PREDICTION = "aoi", "objects", "points", "prediction"
+DIMENSIONS = {AOI: 2, OBJECTS: 2, POINTS: 0}
+"""Of the geometries that a layer holds; any other is left out."""
 CLASS_FIELD = "class"
 BACKGROUND_NAME, IGNORE_NAME = "background", "ignore"
 
@@ -111,10 +113,12 @@ class Drawing:
         drawn = drawing_legend(legend)
         empty = Shapes(np.empty(0, object), np.empty(0, np.uint8), geobox.crs)
         layers = {
-            name: open_layer(path, layer=name, crs=vector_crs).shapes(geobox, None if name == AOI else drawn)
+            name: open_layer(path, layer=name, crs=vector_crs).shapes(
+                geobox, None if name == AOI else drawn, dimension=DIMENSIONS[name]
+            )
             if name in present
             else empty
-            for name in (AOI, OBJECTS, POINTS)
+            for name in DIMENSIONS
         }
         nothing, ignore = (drawn.find(name).value for name in (BACKGROUND_NAME, IGNORE_NAME))
         polygons, points = layers[OBJECTS], layers[POINTS]
