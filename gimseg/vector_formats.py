@@ -365,7 +365,7 @@ def _choose_layer(path: str, kind: str, asked: str | None) -> tuple[str | None, 
         raise VectorError(f"{path} has no layer with geometries (tables: {', '.join(layers) or 'none'})")
     if len(spatial) == 1:
         return spatial[0], ()
-    areal = [name for name in spatial if "Polygon" in layers[name] or "Unknown" in layers[name]]
+    areal = [name for name in spatial if any(kind in (layers[name] or "") for kind in ("Polygon", "Unknown"))]
     if "polygons" in areal and set(areal) <= _OWN_LAYERS:
         areal = ["polygons"]
     if len(areal) == 1:

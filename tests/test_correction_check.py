@@ -24,8 +24,9 @@ from worlds import north_up, write_raster
 
 from gimseg.cli import cli
 from gimseg.correction.changes import Changes, compare_objects
-from gimseg.correction.checking import Checked, check_drawing, fix_drawing
+from gimseg.correction.checking import Checked, _together, check_drawing, fix_drawing
 from gimseg.correction.drawing import Drawing
+from gimseg.correction.findings import OUTSIDE, Finding
 from gimseg.correction.geopackage_rows import RowEdits, edited
 from gimseg.correction.rounds import Correction, Opening
 from gimseg.errors import CorrectionError, GridError, OutputError, VectorError
@@ -209,6 +210,15 @@ def test_a_crs_that_means_no_place_is_none(view: RasterView, tmp_path: Path) -> 
     with pytest.raises(VectorError, match=r"Undefined Cartesian.*declare the CRS"):
         Drawing.read(path, view.geobox, ROOF)
     assert check_drawing(path, view, ROOF, vector_crs="EPSG:32633").findings == ()
+
+
+def test_what_lies_on_one_raster_is_not_said_to_be_outside() -> None:
+    def on(problem: str) -> Checked:
+        return Checked((Finding("aoi", 1, (0.0, 0.0), problem, of_raster=True),), None, {})
+
+    reaching = on("it reaches beyond the raster")
+    assert _together([on(OUTSIDE), reaching]).findings == reaching.findings
+    assert _together([on(OUTSIDE), on(OUTSIDE)]).findings == on(OUTSIDE).findings
 
 
 def test_a_locked_file_is_not_said_to_be_damaged(view: RasterView, tmp_path: Path) -> None:

@@ -154,7 +154,8 @@ def read_features(
     ]
     there = np.flatnonzero(_is_there(given))
     moved, kept = transformed(given[there], crs, geobox.crs, Counter())
-    shapes = np.where(shapely.is_empty(given), given, None)
+    shapes = np.full(len(ids), None, object)
+    shapes[shapely.is_empty(given)] = given[shapely.is_empty(given)]
     shapes[there[kept]] = moved
     faults = dict.fromkeys(find_damaged(opened.source).tolist(), _RING)
     lost = np.delete(there, kept)
@@ -359,7 +360,8 @@ def _labels_any(shape: shapely.Geometry, geobox: GeoBox) -> bool:
     if rows.start >= rows.stop or cols.start >= cols.stop:
         return False
     window = geobox[rows, cols]
-    return any(burnt.burn_mask(window[roi]).any() for roi in chunks(window.shape, _BLOCK, _BLOCK))
+    size = (rows.stop - rows.start, cols.stop - cols.start)
+    return any(burnt.burn_mask(window[roi]).any() for roi in chunks(size, _BLOCK, _BLOCK))
 
 
 def overlaps(left: Meant, right: Meant, geobox: GeoBox, ground: shapely.Geometry | None = None) -> Iterator[Finding]:

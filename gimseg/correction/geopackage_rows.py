@@ -111,7 +111,9 @@ def _teach(database: sqlite3.Connection) -> None:
     """The functions that the triggers of a spatial index call."""
     database.create_function("ST_IsEmpty", 1, _is_empty, deterministic=True)
     for place, name in enumerate(("ST_MinX", "ST_MinY", "ST_MaxX", "ST_MaxY")):
-        database.create_function(name, 1, lambda blob, place=place: _read(blob).bounds[place], deterministic=True)
+        database.create_function(
+            name, 1, lambda blob, place=place: float(shapely.bounds(_read(blob))[place]), deterministic=True
+        )
 
 
 def _read(blob: bytes) -> shapely.Geometry | None:
