@@ -21,7 +21,6 @@ SIDE, RESOLUTION = 448, 0.5
 """Of all scenes, px and metres a pixel."""
 AREA = 320
 """Side of what is drawn, px."""
-CORRECTION = replace(LEARNING, optimiser="muon", learning_rate=1e-3, averaging=0.95, epochs=5)
 SETTINGS = Settings(epochs=4, windows_per_epoch=240, window=128, averaging=0.97)
 
 
@@ -97,7 +96,7 @@ def correct_planted(folder: Path, seed: int, settings: Settings) -> PlantedError
 
 @pytest.mark.slow
 def test_missed_roofs_and_false_alarms_are_gone_after_one_correction(tmp_path: Path) -> None:
-    found = correct_planted(tmp_path, 0, CORRECTION)
+    found = correct_planted(tmp_path, 0, LEARNING)
     # The errors are there: else their absence in the end would tell nothing.
     assert found.old_before > 0.7 and found.before.missed > 0.5 and found.before.alarms > 0.5
     assert found.after.missed < 0.3 and found.after.alarms < 0.1
