@@ -1,4 +1,4 @@
-"""Optimisers and schedules by name: torch's, and Muon, which needs fewest steps."""
+"""Optimisers and schedules by name: torch's, and Muon."""
 
 from __future__ import annotations
 
