@@ -38,7 +38,7 @@ _QUICK = replace(
     learning_rate=3e-3,
     averaging=0.93,
     epochs=1,
-    windows_per_epoch=720,
+    windows_per_epoch=576,
     batch=6,
 )
 """Large steps, since the demo is to end within minutes, and a fifth of the way back to the old weights."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from rasterio.features import rasterize
 from scipy.ndimage import gaussian_filter
@@ -121,7 +121,8 @@ def test_objects_are_matched_alike_in_strips_of_any_height(seed: int, rows: int,
         whole = at_once(true, predicted, number)
         assert np.array_equal(table.counts, whole.counts)
         assert np.allclose(table.areas_m2, whole.areas_m2) and table.iou_sum == pytest.approx(whole.iou_sum)
-        assert whole.counts[:, 1].sum() > 3
+        # Else there was next to nothing to be told apart.
+        assume(whole.counts[:, 1].sum() > 3)
 
 
 def test_objects_that_touch_are_several() -> None:
