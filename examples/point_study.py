@@ -57,7 +57,9 @@ def trees(data: Path, work: Path) -> Path:
         unknown = points.buffer(CLEAR_M).union_all().difference(crowns)
         for name, area in (("trees", crowns), ("unknown", unknown)):
             layer = geopandas.GeoDataFrame(geometry=list(shapely.get_parts(area)), crs=points.crs)
-            layer.to_file(work / f"{town}_{name}.gpkg")
+            # A GeoPackage holds the time at which it was written: written anew, it would be other data to the sweep.
+            if not (path := work / f"{town}_{name}.gpkg").exists():
+                layer.to_file(path)
         with rasterio.open(tiles[0]) as tile:
             resolution = tile.res[0]
         masks, unclear = [work / f"{town}_trees.gpkg"], f"ignore_paths = ['{work / f'{town}_unknown.gpkg'}']\n"

@@ -4,12 +4,9 @@ Each connected object is traced whole first and then worked on alone, in its own
 box. So there are no seams, the result depends on nothing but the object, and memory
 follows the largest object that is worked on.
 
-Two parts are two objects where the neck between them is less than three quarters as wide
-as the smaller of them (:data:`NECK`; one pixel is added to all widths, so that the
-staircase of an edge is no neck). With probabilities as the landscape, where the
-probability between them falls :data:`DIP` below the smaller peak. These are the h-maxima
-of Soille (Morphological Image Analysis, 2nd ed., chapter 6), of the logarithm of the
-distance: a rule that holds for sheds and for barns.
+Two parts are two objects where there is a neck between them: see :mod:`gimseg.necks`. With
+probabilities as the landscape, where the probability between them falls :data:`DIP` below
+the smaller peak.
 """
 
 from __future__ import annotations
@@ -21,15 +18,9 @@ from typing import Protocol
 import numpy as np
 import shapely
 from rasterio.features import rasterize
-from scipy.ndimage import distance_transform_edt
-from skimage.measure import label
-from skimage.morphology import local_maxima, reconstruction
-from skimage.segmentation import watershed
 
+from gimseg.necks import LEAST, basins, widths
 from gimseg.tracing import Traced, trace
-
-NECK = 0.75
-"""Width of a neck at which objects are split, as a share of the width of the smaller part."""
 
 DIP = 0.1
 """How far the probability falls between two objects."""
@@ -38,7 +29,6 @@ LARGEST = 2**23
 """Pixels of the bounding box of an object above which it is left whole: a gigabyte is worked with."""
 
 _SOLID = 0.95  # share of its convex hull that an object without necks covers
-_EVERYWHERE = np.ones((3, 3), bool)
 
 
 class Landscape(Protocol):
@@ -90,11 +80,10 @@ class Splitter:
         shape = bottom - top, right - left
         inside = rasterize([polygon], shape, transform=(1, 0, left, 0, 1, top), dtype=np.uint8).astype(bool)
         heights, least = self._heights(inside, (slice(top, bottom), slice(left, right)))
-        peaks = _peaks(heights, inside, least)
-        if peaks.max() < 2:
+        labels = basins(heights, inside, least)
+        if labels is None:
             return np.array([polygon])
-        labels = watershed(-heights, peaks, mask=inside)
-        pieces = np.concatenate([some.polygons for some in trace([labels.astype(np.int32)])])
+        pieces = np.concatenate([some.polygons for some in trace([labels])])
         return shapely.transform(pieces, lambda xy: xy + np.array([left, top]))
 
     def _heights(self, inside: np.ndarray, roi: tuple[slice, slice]) -> tuple[np.ndarray, float]:
@@ -102,13 +91,4 @@ class Splitter:
         if self.landscape is not None:
             return np.where(inside, np.nan_to_num(self.landscape.read(roi)), -1.0), DIP
         width, height = self.pixel_m
-        unit = min(width, height)
-        distance = distance_transform_edt(np.pad(inside, 1), sampling=(height / unit, width / unit))[1:-1, 1:-1]
-        return np.where(inside, np.log(distance + 1), 0.0), -np.log(NECK)
-
-
-def _peaks(heights: np.ndarray, inside: np.ndarray, least: float) -> np.ndarray:
-    """Numbered h-maxima, int (rows, columns), 0 elsewhere; one at least."""
-    flooded = reconstruction(heights - least, heights, footprint=_EVERYWHERE)
-    # The border of the box is no end of the plateau of a maximum.
-    return label((local_maxima(np.pad(flooded, 1, constant_values=-np.inf))[1:-1, 1:-1] > 0) & inside, connectivity=2)
+        return widths(inside, (height, width)), LEAST

@@ -4,9 +4,9 @@ Every step states how far it looks, its margin. A region that is refined with th
 margin of the whole chain around it comes out as the whole raster would: there are no
 seams, and memory is that of a region.
 
-========================  =========================================================================
+========================  ===================================================================================
 step                      what it does
-========================  =========================================================================
+========================  ===================================================================================
 ``tv(0.1)``               total-variation denoising of the probabilities, by this weight
 ``guided(1 m)``           probabilities follow the edges of the image within this distance
 ``bilateral(2 m, 0.1)``   mean of the probabilities within this distance where the image differs by about 0.1
@@ -17,7 +17,8 @@ step                      what it does
 ``majority(1 m)``         each pixel takes the class that most within this distance have
 ``drop(10 m2)``           regions below this area become background
 ``fill(4 m2)``            holes below this area are filled
-========================  =========================================================================
+``watershed(40 m)``       objects that touch are parted at their necks, if they are no longer than this together
+========================  ===================================================================================
 
 Steps of probabilities come before steps of masks. Lengths are in ``m`` or ``px``,
 areas in ``m2`` or ``px``; differences of the image in standard deviations.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gimseg.errors import RefinementError
 from gimseg.legend import UNLABELLED
-from gimseg.morphology import Mask, Sides, closed, disk, filled, grown, majority, opened, without_small
+from gimseg.morphology import Mask, Sides, closed, disk, filled, grown, majority, opened, parted, without_small
 from gimseg.probability_filters import Planes, Valid, bell, bilateral, guided, mean_field, total_variation
 
 
@@ -269,7 +269,23 @@ class Fill(_AreaStep):
     work = _Sized(filled)
 
 
-Step = Tv | Guided | Bilateral | Crf | Hysteresis | Open | Close | Majority | Drop | Fill
+@dataclass(frozen=True)
+class Watershed(MaskStep):
+    """Objects that touch are parted, see :func:`gimseg.morphology.parted`."""
+
+    longest: Amount
+    units: ClassVar[dict[str, tuple[str, ...]]] = {"longest": ("m", "px")}
+
+    def margin(self, pixel_m: Sides) -> int:
+        """Pixels around a region that its result depends on."""
+        # What leaves a region so much larger is too long to be parted, however it goes on.
+        return self.longest.pixels(pixel_m) + 1
+
+    def __call__(self, mask: Mask, ground: Ground) -> Mask:
+        return parted(mask, self.longest.pixels(ground.pixel_m), ground.pixel_m)
+
+
+Step = Tv | Guided | Bilateral | Crf | Hysteresis | Open | Close | Majority | Drop | Fill | Watershed
 STEPS: dict[str, type[Step]] = {
     "tv": Tv,
     "guided": Guided,
@@ -281,5 +297,6 @@ STEPS: dict[str, type[Step]] = {
     "majority": Majority,
     "drop": Drop,
     "fill": Fill,
+    "watershed": Watershed,
 }
 """By the names that they are called by."""

@@ -71,6 +71,7 @@ LAYERS = (
     "tiling",
     "stitching",
     "probability_filters",
+    "necks",
     "morphology",
     "refinement_steps",
     "refinement",

@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from skimage.measure import label
 from skimage.morphology import isotropic_closing, isotropic_opening, remove_small_holes, remove_small_objects
 from skimage.restoration import denoise_tv_chambolle
 
 from gimseg.errors import RefinementError
+from gimseg.instances import Splitter
 from gimseg.morphology import disk, filled, majority, without_small
 from gimseg.probability_filters import bell, bilateral, mean_field, total_variation
 from gimseg.refinement import STEPS, Ground, Refinement
+from gimseg.tracing import trace
 
 PIXEL = (0.5, 0.5)
 CHAINS = (
@@ -26,8 +29,9 @@ CHAINS = (
     "majority(1 m)",
     "drop(3 m2)",
     "fill(3 m2)",
+    "watershed(6 m)",
     "tv(0.05, iterations=5), guided(2 px), bilateral(2 px), crf(1 px, 1, iterations=2), "
-    "hysteresis(0.4, 0.6, reach=2 m), open(1 px), fill(2 m2), drop(2 m2)",
+    "hysteresis(0.4, 0.6, reach=2 m), open(1 px), fill(2 m2), drop(2 m2), watershed(5 m)",
 )
 
 
@@ -76,7 +80,7 @@ def test_probabilities_of_a_region_are_those_of_the_whole_to_the_last_bit(text: 
 
 
 @pytest.mark.parametrize(
-    "text", ["open(1 m)", "close(1 m)", "majority(1 m)", "drop(3 m2)", "fill(3 m2)", "tv(0.1)", "crf(1 m)"]
+    "text", ["open(1 m)", "close(1 m)", "majority(1 m)", "drop(3 m2)", "fill(3 m2)", "watershed(9 m)", "tv(0.1)", "crf(1 m)"]
 )
 def test_several_classes_and_invalid_pixels(text: str) -> None:
     planes, ground = drawn(1, channels=4)
@@ -220,6 +224,35 @@ def test_majority_takes_what_most_have() -> None:
     found = majority(mask, disk(1.0, PIXEL))
     assert found[4, 4] == 1
     assert found[0, 0] == 255
+
+
+@pytest.mark.parametrize("side", [1, 3])
+@pytest.mark.parametrize("across", [False, True])
+def test_watershed_parts_where_instances_are_split(side: int, across: bool) -> None:
+    rows, cols = np.indices((120, 160))
+    crowns = [np.hypot(rows - 60, cols - col) < radius for col, radius in ((40, 22), (80, 24), (130, 20))]
+    mask = np.where(crowns[2], 2, crowns[0] | crowns[1]).astype(np.uint8)
+    mask = np.kron(mask.T if across else mask, np.ones((side, side), np.uint8))
+    found = Refinement.parse("watershed(50 m)").apply_mask(mask, (0.5 / side, 0.5 / side))
+    pieces = [traced.polygons for traced in Splitter((1, 1)).stream(trace([mask]))]
+    assert label(found, connectivity=1, return_num=True)[1] == sum(map(len, pieces)) == 3
+    cut = found != mask
+    assert not found[cut].any() and 0 < cut.sum() < 40 * side, "a line of background and nothing else"
+    together = Refinement.parse("watershed(40 m)").apply_mask(mask, (0.5 / side, 0.5 / side))
+    np.testing.assert_array_equal(together, mask, err_msg="longer than 40 m")
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_watershed_takes_pixels_from_necks_and_no_object_away(seed: int) -> None:
+    planes, ground = drawn(seed)
+    mask = Refinement.parse("open(1 m)").apply(planes, ground)
+    found = Refinement.parse("watershed(100 m)").apply_mask(mask, PIXEL)
+    assert ((found == mask) | ((found == 0) & (mask == 1))).all()
+    before, count = label(mask == 1, connectivity=1, return_num=True)
+    assert len(np.unique(before[found == 1])) == count
+    again = Refinement.parse("watershed(100 m)").apply_mask(found, PIXEL)
+    assert (again != found).sum() <= (found != mask).sum()
 
 
 @pytest.mark.parametrize("text", CHAINS)
