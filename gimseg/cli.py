@@ -29,6 +29,7 @@ from gimseg.command_options import (
 )
 from gimseg.correct_commands import correct
 from gimseg.errors import GimsegError
+from gimseg.option_files import config_option, options_from
 from gimseg.prediction_options import polygon_options, product_options, refine_option
 from gimseg.training_options import settings_options
 
@@ -39,7 +40,10 @@ _GRACE_S = 1.2
 @click.group(cls=PipelineOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="gimseg")
 def cli() -> None:
-    """Polygons of buildings, fields, trees or solar panels from large georeferenced images."""
+    """Polygons of buildings, fields, trees or solar panels from large georeferenced images.
+
+    Options of every command can stand in a TOML file: gimseg --config FILE.toml COMMAND.
+    """
 
 
 @cli.command()
@@ -68,7 +72,7 @@ def info(path: str, plot: str | None, overwrite: bool, quiet: bool) -> None:
 
 
 @cli.command()
-@click.argument("dataset_file", type=click.Path(exists=True, dir_okay=False))
+@options_from("dataset_file")
 @click.option("-o", "--output", required=True, type=click.Path(), help="Model folder to write.")
 @click.option("--settings", type=click.Path(exists=True, dir_okay=False), help="TOML file with a table [training].")
 @settings_options
@@ -83,7 +87,8 @@ def train(
     """Train a network on DATASET_FILE (.toml).
 
     A training that was stopped goes on when it is started again in the same way. Settings are those of the
-    table [training] of DATASET_FILE, over them those of --settings, over them the options.
+    table [training] of DATASET_FILE, over them those of --settings, over them the options; a table [train] of
+    DATASET_FILE holds options, as device = "cpu".
     """
     from gimseg.datasets import read_datasets
     from gimseg.settings_files import gather_settings
@@ -147,7 +152,7 @@ def compare(runs: tuple[str, ...], data: str | None, quiet: bool, **given: Any) 
 
 
 @cli.command()
-@click.argument("dataset_file", type=click.Path(exists=True, dir_okay=False))
+@options_from("dataset_file")
 @model_option
 @click.option("--mask", type=click.Path(exists=True), multiple=True, help="Score this ready mask instead of a model.")
 @click.option("--split", type=click.Choice(["train", "val", "test"]), help="Only this split; else each.")
@@ -168,7 +173,10 @@ def compare(runs: tuple[str, ...], data: str | None, quiet: bool, **given: Any) 
 @overwrite_option
 @quiet_option
 def evaluate(dataset_file: str, model: str, mask: tuple[str, ...], quiet: bool, **given: Any) -> None:
-    """Score a model or masks against DATASET_FILE (.toml)."""
+    """Score a model or masks against DATASET_FILE (.toml).
+
+    A table [evaluate] of DATASET_FILE holds options, as refine = "open(1 m)"; those given here win.
+    """
     from gimseg.datasets import read_datasets
     from gimseg.evaluation import evaluate as run
 
@@ -270,6 +278,7 @@ def vectorize(mask: str, output: tuple[str, ...], quiet: bool, **given: Any) -> 
 
 
 cli.add_command(correct)
+config_option(cli)
 
 
 def _products(given: dict[str, Any]) -> Any:
@@ -309,7 +318,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _tell_interrupted(given: tuple[str, ...]) -> None:
     """Once, by whoever comes first."""
     print("\nInterrupted.", file=sys.stderr)
-    if given and given[0] in _RESUMABLE:
+    if any(name in _RESUMABLE for name in given):
         print(f"Finished parts are kept. Go on with: gimseg {shlex.join(given)}", file=sys.stderr, flush=True)
 
 

@@ -15,7 +15,9 @@ from gimseg.legend import did_you_mean
 from gimseg.settings import Settings
 
 TABLE = "training"
-_TABLES = ("legend", "dataset", TABLE)
+COMMANDS = ("demo", "info", "train", "sweep", "compare", "evaluate", "predict", "vectorize", "correct")
+"""Tables that hold options of commands."""
+_TABLES = ("legend", "dataset", TABLE, *COMMANDS)
 
 
 def gather_settings(*files: str | os.PathLike[str] | None, given: Mapping[str, Any] | None = None) -> Settings:

@@ -159,13 +159,14 @@ LAYERS = (
     "training_options",
     "prediction_options",
     "command_options",
+    "option_files",
     "correct_commands",
     "cli",
     "__main__",
 )
 """Top to bottom. Names without a file are rooms that are not built yet."""
 
-LATE_IMPORTERS = ("cli", "command_options", "correct_commands")
+LATE_IMPORTERS = ("cli", "command_options", "correct_commands", "option_files")
 """Modules that may import others of gimseg inside a function."""
 
 

@@ -80,7 +80,8 @@ def test_probabilities_of_a_region_are_those_of_the_whole_to_the_last_bit(text: 
 
 
 @pytest.mark.parametrize(
-    "text", ["open(1 m)", "close(1 m)", "majority(1 m)", "drop(3 m2)", "fill(3 m2)", "watershed(9 m)", "tv(0.1)", "crf(1 m)"]
+    "text",
+    ["open(1 m)", "close(1 m)", "majority(1 m)", "drop(3 m2)", "fill(3 m2)", "watershed(9 m)", "tv(0.1)", "crf(1 m)"],
 )
 def test_several_classes_and_invalid_pixels(text: str) -> None:
     planes, ground = drawn(1, channels=4)
