@@ -11,6 +11,7 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
+from pyproj import Transformer
 from worlds import noise, north_up, write_raster
 
 from gimseg.correction.drawing import Drawing
@@ -29,10 +30,14 @@ LEFT, TOP = 500_032.0, 5_000_000.0
 WHOLE = DrawnBlocks()
 
 
-def scene(path: Path, *areas: shapely.Geometry, shape: tuple[int, int] = (256, 256)) -> LabelledScene:
-    """An image of 1 m with areas of interest in it, in metres from its upper left corner."""
-    raster = open_raster(write_raster(path, noise((1, *shape)), transform=north_up(1.0, left=LEFT, top=TOP)))
-    placed = np.array([shapely.transform(area, lambda xy: xy * (1, -1) + (LEFT, TOP)) for area in areas], object)
+def scene(
+    path: Path, *areas: shapely.Geometry, shape: tuple[int, int] = (256, 256), crs: str = "EPSG:32633"
+) -> LabelledScene:
+    """An image of 1 m with areas of interest in it, in metres from its upper left corner, which is one place."""
+    left, top = Transformer.from_crs("EPSG:32633", crs, always_xy=True).transform(LEFT, TOP)
+    transform = north_up(1.0, left=left, top=top)
+    raster = open_raster(write_raster(path, noise((1, *shape)), transform=transform, crs=crs))
+    placed = np.array([shapely.transform(area, lambda xy: xy * (1, -1) + (left, top)) for area in areas], object)
     crs = raster.geobox.crs
     none = Shapes(np.empty(0, object), np.empty(0, np.uint8), crs)
     drawing = Drawing(ROOF, Shapes(placed, np.ones(len(areas), np.uint8), crs), none, none, none, none)
@@ -162,6 +167,46 @@ def numbered(folder: Path) -> set[tuple[int, int]]:
     whole = scene(folder / "whole.tif", shapely.box(0, 0, 256, 256))
     plane = held(hold_out_blocks([whole], 1.0, 64))[1]
     return {(column, row) for column in range(8) for row in range(8) if plane[BLOCK * row, BLOCK * column]}
+
+
+def elsewhere(item: LabelledScene, plane: np.ndarray, other: LabelledScene) -> np.ndarray:
+    """Pixels of `other` that lie on those of a plane of `item`; bool (rows, cols)."""
+    rows, cols = np.indices(other.shape) + 0.5
+    x, y = other.geobox.affine * (cols, rows)
+    x, y = Transformer.from_crs(str(other.geobox.crs), str(item.geobox.crs), always_xy=True).transform(x, y)
+    cols, rows = (np.floor(axis).astype(int) for axis in ~item.geobox.affine * (x, y))
+    inside = (rows >= 0) & (cols >= 0) & (rows < item.shape[0]) & (cols < item.shape[1])
+    return inside & plane[np.clip(rows, 0, item.shape[0] - 1), np.clip(cols, 0, item.shape[1] - 1)]
+
+
+ZONES = ("EPSG:32633", "EPSG:32634")
+"""The same ground, turned by four degrees."""
+
+
+def test_rasters_of_two_zones_in_one_correction_learn_nothing_that_the_other_is_scored_on(tmp_path: Path) -> None:
+    one, other = (scene(tmp_path / f"{zone[-2:]}.tif", shapely.box(0, 0, 256, 256), crs=zone) for zone in ZONES)
+    for pins in (None, pin_blocks(tmp_path, [one, other], 1.0, 64)):
+        train, val, their_train, their_val = held(hold_out_blocks([one, other], 1.0, 64, pins))
+        assert min(plane.sum() for plane in (train, val, their_train, their_val)) > 3000
+        assert not (elsewhere(one, val, other) & their_train).any()
+        assert not (elsewhere(other, their_val, one) & train).any()
+
+
+@pytest.mark.parametrize("zones", [ZONES, ZONES[::-1]])
+def test_a_correction_in_another_zone_neither_learns_what_is_held_out_nor_is_scored_on_what_was_learned(
+    tmp_path: Path, zones: tuple[str, str]
+) -> None:
+    one, other = (scene(tmp_path / f"{zone[-2:]}.tif", shapely.box(0, 0, 256, 256), crs=zone) for zone in zones)
+    earlier = scene(tmp_path / "part.tif", shapely.box(0, 0, 128, 256), crs=zones[0])
+    train, val = pinned(tmp_path, earlier)
+    their_train, their_val = pinned(tmp_path, other)
+    assert their_train.sum() > 9000 and their_val.sum() > 3000
+    assert not (elsewhere(earlier, val, other) & their_train).any()
+    assert not (elsewhere(earlier, train, other) & their_val).any()
+    again = held(hold_out_blocks([earlier], 1.0, 64, Pins.read(tmp_path)))
+    assert (again[1] == val).all(), "what is held out stays"
+    assert (again[0] <= train).all()
+    assert one.shape == other.shape
 
 
 def test_what_is_pinned_reads_back_and_a_damaged_file_is_told(tmp_path: Path) -> None:

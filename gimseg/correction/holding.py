@@ -4,7 +4,8 @@ Ground is divided into square blocks by map coordinates. Of each group of two by
 is held out, drawn by the numbers of the group alone. So about a quarter is held out, spread
 evenly. Where so little is labelled that the draw leaves one side empty, a block changes
 sides. What was decided of a block when it was first learned, or first held out, is pinned
-in the project, and holds for all corrections that ever touch it.
+in the project, and holds for all corrections that ever touch it. Rasters in another CRS have
+blocks of their own: what is held out of one is learned from none.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import shapely
+from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
+from odc.geo.geom import Geometry
 
 from gimseg.errors import CorrectionError
-from gimseg.holdouts import GroundBlocks
+from gimseg.holdouts import BlocksElsewhere, GroundBlocks
 from gimseg.labelled_scenes import LabelledScene
 from gimseg.legend import UNLABELLED
 from gimseg.outputs import hold_lock, write_text
@@ -62,6 +66,24 @@ class DrawnBlocks:
             return number in self.also
         digest = hashlib.sha256(f"{_SEED}/{column // 2}/{row // 2}".encode()).digest()
         return digest[0] % 4 == 2 * (row % 2) + column % 2
+
+
+@dataclass(frozen=True)
+class BlocksAcross(GroundBlocks):
+    """Blocks of one CRS, and those of other CRSs that are held out of the same ground.
+
+    Args:
+        elsewhere: the others.
+    """
+
+    elsewhere: tuple[BlocksElsewhere, ...] = ()
+
+    def mask(self, window: GeoBox, split: str) -> np.ndarray:
+        """As :meth:`gimseg.holdouts.GroundBlocks.mask`; ``train`` is away from the others, too."""
+        own = super().mask(window, split)
+        for one in self.elsewhere if split == "train" else ():
+            own = own & one.mask(window, "train")
+        return own
 
 
 def block_side(geobox: GeoBox, resolution: float, window: int) -> float:
@@ -182,12 +204,18 @@ def hold_out_blocks(
     Returns:
         the scenes, each with its holdout.
     """
-    scenes = tuple(scenes)
-    drawn = _decided(scenes, resolution, window, pins or Pins())
+    scenes, pins = tuple(scenes), pins or Pins()
+    decided = _decided(scenes, resolution, window, pins)
+    held = {key: pins.of(key).also for key in pins.blocks}
+    for key, (blocks, labelled) in decided.items():
+        held[key] = held.get(key, frozenset()) | {number for number in labelled if number in blocks}
     divided = []
     for scene in scenes:
         side = block_side(scene.geobox, resolution, window)
-        divided.append(replace(scene, holdout=GroundBlocks(side, drawn[_key(scene, side)][0])))
+        key = _key(scene, side)
+        others = tuple(_near(scene.geobox, other, numbers) for other, numbers in held.items() if other != key)
+        elsewhere = tuple(one for one in others if one is not None)
+        divided.append(replace(scene, holdout=BlocksAcross(side, decided[key][0], elsewhere=elsewhere)))
     return tuple(divided)
 
 
@@ -199,12 +227,63 @@ def _decided(
     for scene in scenes:
         side = block_side(scene.geobox, resolution, window)
         counts.setdefault(_key(scene, side), Counter()).update(_labelled(scene, side))
-    total = sum(len(numbers) for numbers in counts.values())
-    return {key: (_settled(numbers, pins.of(key), alone=total < 2), numbers) for key, numbers in counts.items()}
+    total, decided = sum(len(numbers) for numbers in counts.values()), {}
+    for key, numbers in counts.items():
+        pinned = pins.of(key)
+        # Ground that was learned in another CRS is no test of anything in this one.
+        learned = _learned_elsewhere(key, frozenset(numbers) - pinned.also - pinned.never, pins)
+        pinned = replace(pinned, never=pinned.never | learned)
+        decided[key] = (_settled(numbers, pinned, alone=total < 2), numbers)
+    return decided
+
+
+def _learned_elsewhere(key: str, numbers: frozenset[Number], pins: Pins) -> frozenset[Number]:
+    """Blocks that meet blocks of another CRS or side that were learned."""
+    crs, side = _of_key(key)
+    if crs is None or not numbers:
+        return frozenset()
+    ordered = sorted(numbers)
+    squares, met = _squares(ordered, side), np.zeros(len(ordered), bool)
+    for other, blocks in pins.blocks.items():
+        theirs, their_side = _of_key(other)
+        if other == key or theirs is None or not blocks.never:
+            continue
+        learned = _squares(sorted(blocks.never), their_side)
+        seen = Geometry(shapely.MultiPolygon(list(learned)), theirs).to_crs(crs, resolution=their_side / 4).geom
+        parts = shapely.get_parts(seen)
+        ours, _ = shapely.STRtree(parts).query(squares, predicate="intersects")
+        met[ours] = True
+    return frozenset(number for number, one in zip(ordered, met.tolist(), strict=True) if one)
+
+
+def _near(grid: GeoBox, key: str, numbers: frozenset[Number]) -> BlocksElsewhere | None:
+    """The blocks of another CRS that may meet a grid; None: none does."""
+    crs, side = _of_key(key)
+    if crs is None or grid.crs is None or not numbers:
+        return None
+    bounds = grid.extent.to_crs(crs, resolution="auto").boundingbox
+    first, last = ((axis / side) for axis in (np.array(bounds[:2]), np.array(bounds[2:])))
+    met = frozenset(number for number in numbers if (np.array(number) + 2 > first).all() and (number < last + 1).all())
+    if not met:
+        return None
+    # A pixel that a block's edge crosses is in the block to one grid and beside it to the other.
+    pixel = max((bounds.right - bounds.left) / grid.shape[1], (bounds.top - bounds.bottom) / grid.shape[0])
+    return BlocksElsewhere(GroundBlocks(side, met, gap=min(pixel, side / 4)), crs)
+
+
+def _squares(numbers: list[Number], side: float) -> np.ndarray:
+    """The ground of blocks, polygons in their CRS."""
+    left, bottom = side * np.array(numbers, float).T
+    return np.asarray(shapely.box(left, bottom, left + side, bottom + side))
 
 
 def _key(scene: LabelledScene, side: float) -> str:
     return f"{scene.geobox.crs} {side:.12g}"
+
+
+def _of_key(key: str) -> tuple[CRS | None, float]:
+    name, side = key.rsplit(" ", 1)
+    return None if name == "None" else CRS(name), float(side)
 
 
 def _numbers(pairs: list[list[int]]) -> frozenset[Number]:
