@@ -128,6 +128,14 @@ def test_what_has_no_area_is_left_out(tmp_path: Path) -> None:
     assert finding.feature == 3 and finding.problem.endswith("without an area it is left out") and not finding.fatal
 
 
+def test_a_coordinate_that_is_no_number_is_told(tmp_path: Path) -> None:
+    corners = [(LEFT + 20, TOP - 20), (LEFT + 40, TOP - 20), (LEFT + 40, np.nan), (LEFT + 20, TOP - 40)]
+    with np.errstate(invalid="ignore"):
+        torn = shapely.Polygon(corners)
+    (finding,) = of_layers(check(tmp_path, layer(tmp_path / "truth.gpkg", [*CORNERS, (torn, "roof")])))
+    assert finding.problem == "a coordinate of it is no number (NaN or infinite): it is left out" and not finding.fatal
+
+
 @pytest.mark.parametrize("ending", [".gpkg", ".geojson"])
 def test_what_has_no_geometry_is_told_once(ending: str, tmp_path: Path) -> None:
     path = layer(tmp_path / f"truth{ending}", [*CORNERS, (shapely.Polygon(), "roof"), (None, "roof")])

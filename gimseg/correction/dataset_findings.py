@@ -30,11 +30,12 @@ from gimseg.datasets import Dataset, is_label_raster
 from gimseg.labelled_scenes import LabelledScene
 from gimseg.legend import Legend, did_you_mean
 from gimseg.vector_formats import NO_GEOMETRY, find_null, read_numbered
-from gimseg.vector_geometry import frame_of, repaired, transformed, widened_bounds
+from gimseg.vector_geometry import are_finite, frame_of, repaired, transformed, widened_bounds
 from gimseg.vectors import Layer, open_layer
 
 _NOWHERE = (float("nan"), float("nan"))
 _EMPTY, _ELSEWHERE = "it has no geometry", "it lies beyond what the raster's CRS can express"
+_NO_NUMBER = "a coordinate of it is no number (NaN or infinite)"
 
 
 def check_truth(dataset: Dataset, scene: LabelledScene) -> Iterator[Finding]:
@@ -101,7 +102,11 @@ def _read(layer: Layer, name: str, scene: LabelledScene, ground: shapely.Geometr
     raw = Features(name, ids[there][shown], shapes, classes[there][shown]).chosen(on_ground)
     kept = raw._replace(shapes=solid[on_ground])
     found = [*_left_out(name, ids[shapely.is_empty(given)], _EMPTY)]
-    found += [*_left_out(name, np.delete(ids[there], shown), _ELSEWHERE), *_broken(raw, kept), *_unknown(kept, legend)]
+    beyond = np.delete(there, shown)
+    numbers = are_finite(given[beyond])
+    for places, problem in ((beyond[~numbers], _NO_NUMBER), (beyond[numbers], _ELSEWHERE)):
+        found += _left_out(name, ids[places], problem)
+    found += [*_broken(raw, kept), *_unknown(kept, legend)]
     return kept, [*found, *(replace(one, fixable=False) for one in slivers(kept, geobox))]
 
 
