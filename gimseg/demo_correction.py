@@ -40,6 +40,7 @@ _QUICK = replace(
     epochs=1,
     windows_per_epoch=576,
     batch=6,
+    old_share=0.2,
 )
 """Large steps, since the demo is to end within minutes, and a fifth of the way back to the old weights."""
 

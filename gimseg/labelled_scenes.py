@@ -160,27 +160,33 @@ class LabelledScene:
         """As :meth:`read`, on a small grid of any resolution: pixels from the file, labels burnt on it."""
         pixels = self.raster.on(window).read_alone()
         values = [view.on(window).read_values(_whole(window)) for view in self.truth_views]
-        labels = self._burn(window, split, values)
+        labels = self._of_split(self._known(window, values), window, split)
         labels[~pixels.valid] = UNLABELLED
         return pixels, labels
 
     def read_labels(self, roi: Roi, split: str | None = None) -> np.ndarray:
         """Labels of a window, whether its pixels are valid or not: uint8 (rows, cols)."""
+        return self._read_labels(roi, [split])[0]
+
+    def _read_labels(self, roi: Roi, splits: Sequence[str | None]) -> list[np.ndarray]:
+        """Labels of a window for several splits; what all of them share is burnt once."""
         inside = _inside(roi, self.shape)
         window = self.geobox[inside]
-        labels = np.full((roi[0].stop - roi[0].start, roi[1].stop - roi[1].start), UNLABELLED, np.uint8)
+        shape = (roi[0].stop - roi[0].start, roi[1].stop - roi[1].start)
+        planes = [np.full(shape, UNLABELLED, np.uint8) for _ in splits]
         if 0 not in window.shape:
             rows, cols = (max(0, -axis.start) for axis in roi)
             values = [view.read_values(inside) for view in self.truth_views]
-            burnt = self._burn(window, split, values)
-            labels[rows : rows + window.shape[0], cols : cols + window.shape[1]] = burnt
-        return labels
+            known = self._known(window, values)
+            for plane, split in zip(planes, splits, strict=True):
+                burnt = self._of_split(known, window, split)
+                plane[rows : rows + window.shape[0], cols : cols + window.shape[1]] = burnt
+        return planes
 
-    def _burn(self, window: GeoBox, split: str | None, truth_values: Sequence[Pixels]) -> np.ndarray:
-        """Labels on a grid, given what the rasters of ground truth hold there."""
+    def _of_split(self, labels: np.ndarray, window: GeoBox, split: str | None) -> np.ndarray:
+        """What is known on a grid, where it is ground of a split (None: of any)."""
         if self.split is not None and split not in (None, self.split):
             return np.full(window.shape, UNLABELLED, np.uint8)
-        labels = self._known(window, truth_values) if self.drawing is None else self.drawing.burn(window)
         if self.areas:
             inside = np.zeros(window.shape, bool)
             for key, area in self.areas.items():
@@ -196,7 +202,9 @@ class LabelledScene:
         return labels.astype(np.uint8)
 
     def _known(self, window: GeoBox, truth_values: Sequence[Pixels]) -> np.ndarray:
-        """What the ground truth says, whatever the areas."""
+        """What the ground truth says, whatever the areas, given what its rasters hold there."""
+        if self.drawing is not None:
+            return self.drawing.burn(window)
         partial = any(shapes.partial for shapes in self.truth) or not (self.truth or self.truth_views)
         labels = np.full(window.shape, UNLABELLED if partial else 0, np.uint8)
         for pixels in truth_values:
@@ -240,8 +248,8 @@ class MemoryScene(LabelledScene):
         for start in range(0, rows, 512):
             strip = (slice(start, min(start + 512, rows)), slice(0, cols))
             data[:, strip[0]], valid[strip[0]] = self.view.read(strip)
-            for key, plane in labels.items():
-                plane[strip[0]] = LabelledScene.read_labels(self, strip, key)
+            for plane, read in zip(labels.values(), self._read_labels(strip, list(labels)), strict=True):
+                plane[strip[0]] = read
         object.__setattr__(self, "_planes", (data, valid, labels))
 
     def read(self, roi: Roi, split: str | None = None) -> tuple[Pixels, np.ndarray]:

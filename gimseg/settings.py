@@ -92,7 +92,8 @@ class Settings:
         normalise: how values are brought to the network: ``model`` (mean and deviation of all
             training ground), ``dataset`` (those of each dataset; a raster that is predicted has its
             own), ``percentile`` (2nd and 98th to -1 and 1), ``none``.
-        old_share: share of the old model's weights in the new one, 0 to below 1; of corrections alone
+        old_share: share of the old model's weights in the new one, 0 to below 1, or None: by how much is
+            labelled, see :func:`gimseg.correction.learning.usual_share`; of corrections alone
             (weight-space ensembles, Wortsman et al. 2022, arXiv 2109.01903: 1 - their alpha).
         resolutions: ground sizes of a pixel that windows are shown at, each as often, in
             the unit of ``spatial_resolution``; empty: that of the datasets.
@@ -144,7 +145,7 @@ class Settings:
     devices: int = 1
     tensorboard: bool = False
     normalise: str = "model"
-    old_share: float = 0.0
+    old_share: float | None = 0.0
     resolutions: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:

@@ -47,12 +47,15 @@ LEARNING = Settings(
     weight_decay=0.01,
     averaging=0.95,
     epochs=4,
-    windows_per_epoch=160,
+    windows_per_epoch=152,
     frozen_statistics=True,
     gradient_clip=5.0,
-    old_share=0.2,
+    old_share=None,
 )
-"""How corrections are learned, unless something else is said: fast, and then a step back towards the old weights."""
+"""How corrections are learned, unless something else is said."""
+
+SHARE, SHARE_OF_FEW = 0.1, 0.6
+"""Of the old weights in the new ones, where nothing is said of it: of areas, and where few pixels are labelled."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ def learn(
         corrections: of one project.
         model: that is retrained; None: the deployed one, or that which the first corrects.
         replay: the model's original datasets; None: the windows that it keeps.
-        settings: rates, steps and so on; network and window are those of the model.
+        settings: rates, steps and so on; network and window are those of the model, and without an ``old_share``
+            it is as :func:`usual_share` says.
         device: ``auto``, ``cpu``, ``cuda``.
         restart: throw away the state of an earlier training, and learn again in any case.
         progress: told after each step.
@@ -113,9 +117,11 @@ def learn(
     first = corrections[0]
     _refuse_accepted(first)
     parent = Model.load(model or first.project.deployed() or first.parent)
-    for correction in corrections:
-        _check(correction, parent)
-    lesson = Lesson.of(parent, corrections, replay, replace(settings, window=training_window(parent)))
+    settings = replace(settings, window=training_window(parent))
+    labelled = sum(_check(correction, parent) for correction in corrections)
+    if settings.old_share is None:
+        settings = replace(settings, old_share=usual_share(labelled, settings.window))
+    lesson = Lesson.of(parent, corrections, replay, settings)
     work = first.folder / "model.training"
     lesson.open(work, restart=restart)
     before = None if restart else lesson.learned_in(first.model)
@@ -128,7 +134,8 @@ def learn(
     windows = CorrectedWindows(parent.recipe, corrected, shown, lesson.settings)
     teacher = parent.network if shown.taught else None
     fit = fit_network(copy.deepcopy(parent.network), windows, work, device, progress, teacher)
-    network = between(parent.network, fit.best_network.cpu().float(), lesson.settings.old_share).eval()
+    assert settings.old_share is not None
+    network = between(parent.network, fit.best_network.cpu().float(), settings.old_share).eval()
     new = Model(network, parent.recipe, parent.architecture, lesson.provenance(shown, fit.elapsed_s))
     new.save(work / "model", overwrite=True)
     _keep_exemplars(work / "model", parent, shown, lesson.settings, progress)
@@ -155,6 +162,23 @@ def _at_another_share(known: Model, lesson: Lesson, corrections: Sequence[Correc
     write_labels(corrections, lesson.parent.recipe)
     _put_in_place(work, first)
     return Learned(first, Model.load(first.model), tuple(said["unguarded"]), before=True)
+
+
+def usual_share(labelled: int, window: int) -> float:
+    """How much of the old weights is kept where nothing is said of it.
+
+    Few labelled pixels, as clicks are, are learned by heart by weights that go far, and more is forgotten
+    for them: there the new weights stay nearer to the old ones.
+
+    Args:
+        labelled: pixels, of all corrections that are learned together.
+        window: side of the training windows, px; as many pixels as one holds are no longer few.
+
+    Example:
+        >>> usual_share(200, 256), usual_share(300**2, 256)
+        (0.6, 0.1)
+    """
+    return SHARE_OF_FEW if labelled < window**2 else SHARE
 
 
 def between(old: torch.nn.Module, new: torch.nn.Module, share: float) -> torch.nn.Module:
@@ -343,7 +367,8 @@ def _refuse_accepted(correction: Correction) -> None:
         )
 
 
-def _check(correction: Correction, model: Model) -> None:
+def _check(correction: Correction, model: Model) -> int:
+    """Refuse what would mislead the training; how many pixels are labelled."""
     checked = check_correction(correction, model)
     fatal = [finding.text() for finding in checked.findings if finding.fatal]
     if fatal:
@@ -352,6 +377,7 @@ def _check(correction: Correction, model: Model) -> None:
             f"correction {correction.id!r} would mislead the training: {'; '.join(fatal[:3])}{more}. "
             f"See gimseg correct check {correction.id}"
         )
+    return sum(checked.pixels.values())
 
 
 def _keep_exemplars(folder: Path, parent: Model, shown: Replay, settings: Settings, progress: Progress) -> None:

@@ -59,7 +59,7 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "loss ce": {"loss": "ce"},
     "loss ce + dice": {"loss": "ce + dice"},
     "loss focal_tversky": {"loss": "focal_tversky"},
-    "nothing of the old weights": {"old_share": 0.0},
+    "a fifth of the old weights": {"old_share": 0.2},
     "half of the old weights": {"old_share": 0.5},
     "1 epoch": {"epochs": 1},
     "2 epochs": {"epochs": 2},
@@ -337,8 +337,8 @@ def experiments(study: Study, seed: int) -> dict[str, Callable[[], None]]:
         found[f"clicks {clicks}"] = lambda clicks=clicks: corrected(  # type: ignore[misc]
             "clicks", seed, 4, clicks=clicks
         )
-        found[f"clicks {clicks}, 0.6 of the old weights"] = lambda clicks=clicks: corrected(  # type: ignore[misc]
-            "clicks, 0.6 of the old weights", seed, 4, clicks=clicks, settings=replace(LEARNING, old_share=0.6)
+        found[f"clicks {clicks}, a fifth of the old weights"] = lambda clicks=clicks: corrected(  # type: ignore[misc]
+            "clicks, a fifth of the old weights", seed, 4, clicks=clicks, settings=replace(LEARNING, old_share=0.2)
         )
     found["scratch"] = lambda: study.from_scratch(seed, 4)
     return found
