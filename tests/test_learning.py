@@ -26,7 +26,7 @@ from gimseg import Dataset, Model, correct, evaluate, train
 from gimseg.augmentation import Augmentation
 from gimseg.cli import cli, main
 from gimseg.correction.grounds import open_ground
-from gimseg.correction.learning import LEARNING, CorrectedWindows, learn
+from gimseg.correction.learning import LEARNING, SHARE, SHARE_OF_FEW, CorrectedWindows, learn
 from gimseg.correction.replay import corrected_ground, open_replay
 from gimseg.correction.rounds import Correction, Project
 from gimseg.datasets import Datasets
@@ -122,7 +122,7 @@ def clicked(project: Path, parent: Path, count: int = 80) -> Correction:
 @pytest.mark.slow
 def test_clicks_alone_teach_beside_replayed_windows_that_are_labelled_whole(parent: Path, tmp_path: Path) -> None:
     old, new = squares_world(tmp_path, seed=5), dark_world(tmp_path, seed=9)
-    done = learn([clicked(tmp_path, parent)], settings=LONGER)
+    done = learn([clicked(tmp_path, parent)], settings=replace(LONGER, old_share=0.2))
     assert iou(done.model, new) > iou(parent, new) + 0.3
     assert iou(done.model, old) > iou(parent, old) - 0.1
 
@@ -162,6 +162,16 @@ def test_the_new_weights_lie_between_the_old_and_what_was_learned(parent: Path, 
         assert torch.allclose(weight.double(), 0.25 * old[name].double() + 0.75 * whole[name].double(), atol=1e-6), name
         moved += float((whole[name] - old[name]).abs().sum())
     assert moved > 0.1
+
+
+def test_where_few_pixels_are_labelled_more_of_the_old_weights_is_kept(parent: Path, tmp_path: Path) -> None:
+    clicks, area = clicked(tmp_path / "clicks", parent), drawn(tmp_path / "area", parent=parent)
+    for made, share in ((clicks, SHARE_OF_FEW), (area, SHARE)):
+        usual = learn([made], settings=SHORT).model
+        assert usual.provenance["settings"]["old_share"] == share
+        given = learn([made], settings=replace(SHORT, old_share=share), restart=True).model
+        assert given.fingerprint() == usual.fingerprint()
+    assert SHARE < SHARE_OF_FEW
 
 
 def test_another_share_of_the_old_weights_is_what_training_with_it_leaves(parent: Path, tmp_path: Path) -> None:
