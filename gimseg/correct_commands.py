@@ -144,7 +144,7 @@ def learning_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--old-share",
             float,
             "Share of the old model's weights in the new one: more forgets less, and learns less. "
-            "[default: 0.1; 0.6 where less is labelled than one window holds]",
+            "[default: 0.2; 0.6 where less is labelled than one window holds]",
         ),
         ("--seed", int, "Seed of all that is drawn."),
     ]

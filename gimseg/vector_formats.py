@@ -186,13 +186,14 @@ def read_numbered(
 
 
 def find_null(source: Source) -> np.ndarray:
-    """Numbers of the features of a layer that have no geometry, (n,).
+    """Numbers of the features of a layer that have no geometry, or an empty one, (n,).
 
     Raises:
         VectorError: the file is damaged.
     """
     if source.kind == "GeoParquet":
-        return np.flatnonzero(shapely.is_missing(_read_parquet(source, (), None)[0]))
+        geometries = _read_parquet(source, (), None)[0]
+        return np.flatnonzero(shapely.is_missing(geometries) | shapely.is_empty(geometries))
     with _readable(source.path, source.kind):
         name = pyogrio.read_info(_address(source.path, source.kind), layer=source.layer)["geometry_name"]
         return _null_numbers(source.path, source.kind, source.layer, str(name))
@@ -376,9 +377,13 @@ def _choose_layer(path: str, kind: str, asked: str | None) -> tuple[str | None, 
 
 
 def _null_numbers(path: str, kind: str, layer: str | None, geometry_name: str) -> np.ndarray:
-    """Numbers of the features without a geometry, which a search by place never meets."""
-    column = '"' + geometry_name.replace('"', '""') + '"' if kind == "GeoPackage" else "OGR_GEOMETRY"
-    found = pyogrio.raw.read(_address(path, kind), layer=layer, columns=[], where=f"{column} IS NULL", return_fids=True)
+    """Numbers of the features without a geometry, or with an empty one, which a search by place never meets."""
+    column, where = '"' + geometry_name.replace('"', '""') + '"', "OGR_GEOMETRY IS NULL"
+    if kind == "GeoPackage":
+        where = f"{column} IS NULL OR ST_IsEmpty({column})"
+    elif kind == "GeoJSON":
+        where = f"{where} OR OGR_GEOM_WKT LIKE '%EMPTY'"
+    found = pyogrio.raw.read(_address(path, kind), layer=layer, columns=[], where=where, return_fids=True)
     return np.asarray(found[1])
 
 

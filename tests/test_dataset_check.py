@@ -136,11 +136,11 @@ def test_a_coordinate_that_is_no_number_is_told(tmp_path: Path) -> None:
     assert finding.problem == "a coordinate of it is no number (NaN or infinite): it is left out" and not finding.fatal
 
 
-@pytest.mark.parametrize("ending", [".gpkg", ".geojson"])
+@pytest.mark.parametrize("ending", [".gpkg", ".geojson", ".parquet"])
 def test_what_has_no_geometry_is_told_once(ending: str, tmp_path: Path) -> None:
     path = layer(tmp_path / f"truth{ending}", [*CORNERS, (shapely.Polygon(), "roof"), (None, "roof")])
     lines = check(tmp_path, path).text().splitlines()
-    assert len([line for line in lines if "it has no geometry: it is left out" in line]) == len(lines) - 1
+    assert len([line for line in lines if "it has no geometry: it is left out" in line]) == len(lines) - 1 == 2
 
 
 def test_only_ground_that_is_labelled_is_looked_at(tmp_path: Path) -> None:

@@ -47,14 +47,14 @@ LEARNING = Settings(
     weight_decay=0.01,
     averaging=0.95,
     epochs=4,
-    windows_per_epoch=152,
+    windows_per_epoch=160,
     frozen_statistics=True,
     gradient_clip=5.0,
     old_share=None,
 )
 """How corrections are learned, unless something else is said."""
 
-SHARE, SHARE_OF_FEW = 0.1, 0.6
+SHARE, SHARE_OF_FEW = 0.2, 0.6
 """Of the old weights in the new ones, where nothing is said of it: of areas, and where few pixels are labelled."""
 
 
@@ -176,7 +176,7 @@ def usual_share(labelled: int, window: int) -> float:
 
     Example:
         >>> usual_share(200, 256), usual_share(300**2, 256)
-        (0.6, 0.1)
+        (0.6, 0.2)
     """
     return SHARE_OF_FEW if labelled < window**2 else SHARE
 

@@ -59,7 +59,7 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "loss ce": {"loss": "ce"},
     "loss ce + dice": {"loss": "ce + dice"},
     "loss focal_tversky": {"loss": "focal_tversky"},
-    "a fifth of the old weights": {"old_share": 0.2},
+    "nothing of the old weights": {"old_share": 0.0},
     "half of the old weights": {"old_share": 0.5},
     "1 epoch": {"epochs": 1},
     "2 epochs": {"epochs": 2},
