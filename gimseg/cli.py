@@ -172,7 +172,10 @@ def compare(runs: tuple[str, ...], data: str | None, quiet: bool, **given: Any) 
 @device_option
 @overwrite_option
 @quiet_option
-def evaluate(dataset_file: str, model: str, mask: tuple[str, ...], quiet: bool, **given: Any) -> None:
+@click.pass_context
+def evaluate(
+    ctx: click.Context, dataset_file: str, model: str, mask: tuple[str, ...], quiet: bool, **given: Any
+) -> None:
     """Score a model or masks against DATASET_FILE (.toml).
 
     A table [evaluate] of DATASET_FILE holds options, as refine = "open(1 m)"; those given here win.
@@ -180,6 +183,13 @@ def evaluate(dataset_file: str, model: str, mask: tuple[str, ...], quiet: bool, 
     from gimseg.datasets import read_datasets
     from gimseg.evaluation import evaluate as run
 
+    source = click.core.ParameterSource
+    if (
+        ctx.get_parameter_source("model") == source.COMMANDLINE
+        and ctx.get_parameter_source("mask") != source.COMMANDLINE
+    ):
+        # Masks of a file are not what was asked for.
+        mask = ()
     scores = run(mask or model, read_datasets(dataset_file), progress=progress_of(quiet), **given)
     click.echo(scores.table())
 

@@ -217,7 +217,7 @@ def read_datasets(path: str | os.PathLike[str]) -> Datasets:
     """
     path = Path(path)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise DatasetError(f"{path} does not exist: give a TOML file that lists [[dataset]] tables") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -119,25 +119,30 @@ def filled(mask: Mask, least: int) -> Mask:
     return np.where(hole[regions], highest[regions], mask)
 
 
-def parted(mask: Mask, longest: int, pixel_m: Sides) -> Mask:
+def parted(mask: Mask, longest: tuple[int, int], pixel_m: Sides) -> Mask:
     """Objects that touch are parted at their necks by a line of background, one pixel wide.
 
-    An object that is longer than `longest` pixels along rows or columns stays as it is; a margin of
-    `longest` + 1 pixels makes it exact.
+    An object that has more pixels than `longest` along rows (the first) or columns stays as it is; a margin of
+    one pixel more than the larger of both makes it exact.
 
     Source: a watershed of the distance to the outline, see :mod:`gimseg.necks`.
     """
-    result = mask.copy()
+    framed = np.pad(mask, 1, constant_values=UNLABELLED)
+    result = framed.copy()
     for value in _classes(mask):
-        regions, _ = label(mask == value)
+        regions, _ = label(framed == value)
         for number, box in enumerate(find_objects(regions), 1):
-            if max(side.stop - side.start for side in box) > longest:
+            if any(side.stop - side.start > most for side, most in zip(box, longest, strict=True)):
                 continue
-            inside = regions[box] == number
-            found = None if inside.all() else basins(widths(inside, pixel_m), inside, LEAST, line=True)
+            # With what lies around it.
+            there = tuple(slice(side.start - 1, side.stop + 1) for side in box)
+            inside = regions[there] == number
+            # Where nothing is known it may go on: that is no outline.
+            solid = inside | (framed[there] == UNLABELLED)
+            found = basins(widths(solid, pixel_m, goes_on=True), solid, LEAST, line=True)
             if found is not None:
-                result[box][inside & (found == 0)] = BACKGROUND
-    return result
+                result[there][inside & (found == 0)] = BACKGROUND
+    return result[1:-1, 1:-1]
 
 
 def grown(seeds: NDArray[np.bool_], within: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:

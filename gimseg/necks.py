@@ -28,16 +28,22 @@ LEAST = -float(np.log(NECK))
 _EVERYWHERE = np.ones((3, 3), bool)
 
 
-def widths(inside: NDArray[np.bool_], pixel_m: tuple[float, float]) -> NDArray[np.float64]:
+def widths(inside: NDArray[np.bool_], pixel_m: tuple[float, float], *, goes_on: bool = False) -> NDArray[np.float64]:
     """Logarithm of the distance to the outline, in pixels of the finer side, plus one; 0 outside.
 
     Args:
-        inside: (rows, cols): the object; beyond the array there is nothing of it.
+        inside: (rows, cols): the object.
         pixel_m: height and width of a pixel; only their ratio matters.
+        goes_on: the border of the array is no outline; else there is nothing of the object beyond.
     """
     unit = min(pixel_m)
     sampling = (pixel_m[0] / unit, pixel_m[1] / unit)
-    distance = distance_transform_edt(np.pad(inside, 1), sampling=sampling)[1:-1, 1:-1]
+    if not goes_on:
+        distance = distance_transform_edt(np.pad(inside, 1), sampling=sampling)[1:-1, 1:-1]
+    elif inside.all():
+        return np.zeros(inside.shape)
+    else:
+        distance = distance_transform_edt(inside, sampling=sampling)
     return np.where(inside, np.log(distance + 1), 0.0)
 
 

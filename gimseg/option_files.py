@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from gimseg.command_options import Decorator, LayerPath
+from gimseg.training_options import SettingOption
 
 _DATA_TABLES = ("legend", "dataset", "training")
 
@@ -63,14 +64,18 @@ def _take_all(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
 
 def _take_own(ctx: click.Context, _: click.Parameter, path: str) -> str:
     """The options of one command in its dataset file; those of ``--config`` win."""
-    import tomllib
+    from gimseg.legend import did_you_mean
 
-    name = str(ctx.info_name)
+    name, root = str(ctx.info_name), ctx.find_root().command
     try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, TypeError, tomllib.TOMLDecodeError, UnicodeDecodeError):
+        content = _read(Path(path))
+    except (click.UsageError, TypeError):
         # What reads the datasets says better what is wrong with it.
         return path
+    known = [*_DATA_TABLES, *(root.commands if isinstance(root, click.Group) else [name])]
+    for table in content:
+        if table not in known:
+            raise click.UsageError(f"{path} has a table or key {table!r}{did_you_mean(table, known)}")
     if name in content:
         own = _of_command(content[name], ctx.command, Path(path), name)
         ctx.default_map = {**own, **(ctx.default_map or {})}
@@ -81,8 +86,9 @@ def _read(path: Path) -> dict[str, Any]:
     import tomllib
 
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        # Editors of Windows begin a file with a mark of its encoding.
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise click.UsageError(f"{path} cannot be read as TOML: {error}") from error
 
 
@@ -92,6 +98,8 @@ def _of_group(content: Mapping[str, Any], group: click.Group, path: Path, above:
     found: dict[str, Any] = {}
     for name, table in content.items():
         command, full = group.commands.get(name), f"{above}{name}"
+        if command is None and above and not isinstance(table, Mapping):
+            raise click.UsageError(f"{path}: {full} is no table: options are those of a command, as in [{above}train]")
         if command is None:
             raise click.UsageError(f"{path}: no command [{full}]{did_you_mean(name, list(group.commands))}")
         if isinstance(command, click.Group):
@@ -108,7 +116,7 @@ def _of_command(table: Any, command: click.Command, path: Path, full: str) -> di
     for option in command.params:
         if isinstance(option, click.Option) and option.name not in _NOT_IN_FILES:
             # As on the command line, or as in Python.
-            names = [text.lstrip("-").replace("-", "_") for text in option.opts if text.startswith("--")]
+            names = [text[2:].replace("-", "_") for text in option.opts if text.startswith("--")]
             options |= dict.fromkeys([*names, str(option.name)], option)
     found: dict[str, Any] = {}
     for key, value in _table(table, path, full).items():
@@ -116,6 +124,10 @@ def _of_command(table: Any, command: click.Command, path: Path, full: str) -> di
         if spelt not in options:
             near = did_you_mean(spelt, list(options))
             raise click.UsageError(f"{path}: [{full}] has {key!r}, which is no option of it{near}")
+        if isinstance(options[spelt], SettingOption):
+            raise click.UsageError(f"{path}: [{full}] has {key!r}, a setting of the training: write it in [training]")
+        if str(options[spelt].name) in found:
+            raise click.UsageError(f"{path}: [{full}] says {key!r} twice, in two spellings: leave one out")
         found[str(options[spelt].name)] = _value(value, options[spelt], command, path, f"[{full}] {key}")
     return found
 
@@ -129,24 +141,34 @@ def _table(table: Any, path: Path, full: str) -> Mapping[str, Any]:
 def _value(value: Any, option: click.Parameter, command: click.Command, path: Path, where: str) -> Any:
     """As it would be typed, checked as if it had been."""
     parts = value if isinstance(value, list) else [value]
-    if any(isinstance(part, (Mapping, list)) for part in parts):
-        raise click.UsageError(f"{path}: {where} is {value!r}: give a number, a text, true or false, or a list of them")
-    parts = [_beside(part, option, path.parent) for part in parts]
+    flag = isinstance(option.type, click.types.BoolParamType)
+    wanted = "true or false" if flag else "a number, a text, or a list of them"
+    if not parts or not all(_can_be_typed(part, flag) for part in parts) or (flag and isinstance(value, list)):
+        raise click.UsageError(f"{path}: {where} is {value!r}: give {wanted}")
+    if flag:
+        return value
+    typed = [_beside(str(part), option, path.parent) for part in parts]
     several = option.multiple if isinstance(option, click.Option) else False
     # Several values of one option have commas between them, as 1,2,3.
-    given: Any = parts if several else ",".join(map(str, parts)) if isinstance(value, list) else parts[0]
+    given: Any = typed if several else ",".join(typed)
     try:
-        option.type_cast_value(click.Context(command), given)
+        option.process_value(click.Context(command), given)
     except click.BadParameter as error:
         raise click.UsageError(f"{path}: {where} is {value!r}: {error.message}") from error
+    except (ValueError, OverflowError) as error:
+        raise click.UsageError(f"{path}: {where} is {value!r}: {error}") from error
     return given
 
 
-def _beside(part: Any, option: click.Parameter, folder: Path) -> Any:
+def _can_be_typed(part: Any, flag: bool) -> bool:
+    if flag or isinstance(part, bool):
+        return flag and isinstance(part, bool)
+    return isinstance(part, int | float) or (isinstance(part, str) and part.isprintable())
+
+
+def _beside(part: str, option: click.Parameter, folder: Path) -> str:
     """Paths are relative to the file; a model may be a name, too."""
-    if not isinstance(part, str):
-        return part
     beside = os.path.join(folder, part)
-    if isinstance(option.type, (click.Path, LayerPath)) or (option.name == "model" and os.path.exists(beside)):
-        return beside
-    return part
+    if option.name == "model":
+        return beside if os.path.exists(beside) else part
+    return beside if part and isinstance(option.type, (click.Path, LayerPath)) else part

@@ -282,7 +282,8 @@ class Watershed(MaskStep):
         return self.longest.pixels(pixel_m) + 1
 
     def __call__(self, mask: Mask, ground: Ground) -> Mask:
-        return parted(mask, self.longest.pixels(ground.pixel_m), ground.pixel_m)
+        rows, cols = (math.floor(self.longest.value / side + 1e-9) for side in self.longest.sides(ground.pixel_m))
+        return parted(mask, (rows, cols), ground.pixel_m)
 
 
 Step = Tv | Guided | Bilateral | Crf | Hysteresis | Open | Close | Majority | Drop | Fill | Watershed

@@ -48,8 +48,12 @@ def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:
         TrainingError: the file is no TOML, or a name is unknown.
     """
     path = Path(path)
-    table = dict(read_toml(path, _TABLES).get(TABLE, {}))
+    content = read_toml(path, _TABLES)
+    table = dict(content.get(TABLE, {}))
     check_names(table, str(path))
+    options = content.get("train", {})
+    for name in {item.name for item in fields(Settings)} & set(options if isinstance(options, Mapping) else ()):
+        raise TrainingError(f"{path}: [train] has {name!r}, a setting of the training: write it in [{TABLE}]")
     weights = table.get("encoder_weights")
     if weights and os.path.splitext(weights)[1]:
         table["encoder_weights"] = os.path.join(path.parent, weights)
@@ -63,7 +67,7 @@ def read_toml(path: Path, keys: Sequence[str]) -> dict[str, Any]:
         TrainingError: it is no TOML, or has others: names the nearest.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise TrainingError(f"{path} cannot be read as TOML: {error}") from error
     for key in content:

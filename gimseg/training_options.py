@@ -30,6 +30,10 @@ class Numbers(click.ParamType[tuple[float, ...]]):
             self.fail(f"{value!r} is no list of numbers such as 0.3,0.5", param, ctx)
 
 
+class SettingOption(click.Option):
+    """An option that is a field of :class:`gimseg.settings.Settings`, which has a table of its own in files."""
+
+
 _OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("--network", str, "Architecture: one of segmentation-models-pytorch, AttentionUnet or FCDenseNet."),
     ("--encoder", str, "Its encoder; tu-NAME for one of timm."),
@@ -79,9 +83,9 @@ def settings_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of ``train`` that are fields of its settings; what is not given keeps its default."""
     for name, kind, text in reversed(_OPTIONS):
         if kind is bool:
-            option = click.option(name, is_flag=True, default=None, help=text)
+            option = click.option(name, cls=SettingOption, is_flag=True, default=None, help=text)
         else:
             chosen = click.Choice(_CHOICES[name]) if name in _CHOICES else kind
-            option = click.option(name, type=chosen, default=None, help=text)
+            option = click.option(name, cls=SettingOption, type=chosen, default=None, help=text)
         command = option(command)
     return command

@@ -209,12 +209,56 @@ def test_a_correction_in_another_zone_neither_learns_what_is_held_out_nor_is_sco
     assert one.shape == other.shape
 
 
+def test_what_lies_wholly_on_held_out_ground_of_another_zone_has_nothing_to_learn(tmp_path: Path) -> None:
+    whole = scene(tmp_path / "a.tif", shapely.box(0, 0, 256, 256))
+    val = pinned(tmp_path, whole)[1]
+    row, col = (int(axis[0]) * BLOCK + BLOCK // 2 for axis in np.nonzero(val[16::32, 16::32]))
+    small = scene(tmp_path / "b.tif", shapely.box(0, 0, 256, 256), crs=ZONES[1])
+    rows, cols = np.nonzero(elsewhere(whole, _spot(val.shape, row, col), small))
+    box = shapely.box(cols.min(), rows.min(), cols.max() + 1, rows.max() + 1)
+    assert pin_blocks(tmp_path, [scene(tmp_path / "c.tif", box, crs=ZONES[1])], 1.0, 64) is None
+
+
+def _spot(shape: tuple[int, int], row: int, col: int) -> np.ndarray:
+    """A square of 9 pixels' side."""
+    plane = np.zeros(shape, bool)
+    plane[row - 4 : row + 5, col - 4 : col + 5] = True
+    return plane
+
+
+LOCAL = 'LOCAL_CS["site grid",UNIT["metre",1]]'
+MOON = "+proj=eqc +R=1737400 +units=m +type=crs"
+
+
+@pytest.mark.parametrize("crs", [LOCAL, MOON])
+def test_rasters_that_share_no_earth_do_not_meet(tmp_path: Path, crs: str) -> None:
+    raster = open_raster(write_raster(tmp_path / "x.tif", noise((1, 256, 256)), transform=north_up(1.0), crs=crs))
+    here = scene(tmp_path / "a.tif", shapely.box(0, 0, 256, 256))
+    none = Shapes(np.empty(0, object), np.empty(0, np.uint8), raster.geobox.crs)
+    area = Shapes(np.array([raster.geobox.extent.geom]), np.ones(1, np.uint8), raster.geobox.crs)
+    there = LabelledScene(
+        "x", raster, raster.on(raster.geobox), ROOF, drawing=Drawing(ROOF, area, none, none, none, none)
+    )
+    pins = pin_blocks(tmp_path, [here], 1.0, 64)
+    assert pins is not None and pin_blocks(tmp_path, [there], 1.0, 64) is not None
+    for scenes in ([here, there], [there]):
+        assert all(plane.any() for plane in held(hold_out_blocks(scenes, 1.0, 64, Pins.read(tmp_path))))
+
+
 def test_what_is_pinned_reads_back_and_a_damaged_file_is_told(tmp_path: Path) -> None:
     assert Pins.read(tmp_path) == Pins()
     pins = pin_blocks(tmp_path, [scene(tmp_path / "a.tif", shapely.box(0, 0, 128, 128))], 1.0, 64)
     assert pins is not None and Pins.read(tmp_path) == pins
     ((key, blocks),) = pins.blocks.items()
     assert key == "EPSG:32633 32" and len(blocks.also) == 4 and len(blocks.never) == 12
-    (tmp_path / PINS).write_text("{")
-    with pytest.raises(CorrectionError, match="never learned"):
-        Pins.read(tmp_path)
+    blocks = '{"held_out": [], "learned": []}'
+    for text in (
+        "{",
+        "[]",
+        f'{{"foo": {blocks}}}',
+        f'{{"EPSG:32633 far": {blocks}}}',
+        f'{{"EPSG:9999999 32": {blocks}}}',
+    ):
+        (tmp_path / PINS).write_text(text)
+        with pytest.raises(CorrectionError, match="never learned"):
+            Pins.read(tmp_path)

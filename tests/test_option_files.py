@@ -15,8 +15,9 @@ from shapely.geometry import box
 from worlds import TOP_LEFT, UTM, noise, write_raster
 
 from gimseg.cli import cli, main
+from gimseg.errors import GimsegError, TrainingError
 from gimseg.option_files import read_options
-from gimseg.settings_files import COMMANDS
+from gimseg.settings_files import COMMANDS, read_table
 
 
 def write(path: Path, text: str) -> Path:
@@ -42,7 +43,8 @@ CASES = (
     ("[predict]\nnodata = 0\nright-angles = true", ["predict", "a.tif"], ["--nodata", "0", "--right-angles"]),
     ("[vectorize]\nmin_area_m2 = 20", ["vectorize", "MASK"], ["--min-area", "20"]),
     ("[vectorize]\nmin-area = 20.0", ["vectorize", "MASK"], ["--min-area", "20"]),
-    ("[train]\nresolutions = [0.3, 1]\noutput = 'm'", ["train", "DATA"], ["--resolutions", "0.3,1", "-o", "HERE/m"]),
+    ("[train]\ndevice = 'cpu'\noutput = 'm'", ["train", "DATA"], ["--device", "cpu", "-o", "HERE/m"]),
+    ("[correct.start]\nmodel = 'builtin'", ["correct", "start", "x", "-r", "DATA", "--aoi", "DATA"], ["-m", "builtin"]),
     ("[evaluate]\nboundary = 1\nsplit = 'test'", ["evaluate", "DATA"], ["--boundary", "1", "--split", "test"]),
     ("[correct.train]\nold_share = 0.4", ["correct", "train", "x"], ["--old-share", "0.4"]),
     ("[training]\nloss = 'dice'", ["train", "DATA", "-o", "m"], ["--settings", "HERE/options.toml"]),
@@ -92,6 +94,19 @@ def test_paths_are_relative_to_the_file_and_the_built_in_model_is_a_name(tmp_pat
         ("[evaluate]\nrefine = {open = 1}", "give a number, a text"),
         ("evaluate = 3", "write a table [evaluate]"),
         ("[evaluate\n", "cannot be read as TOML"),
+        ("x = " + "[" * 3000, "cannot be read as TOML"),
+        ("[predict]\ncog = 1", "[predict] cog is 1: give true or false"),
+        ("[predict]\ncog = []", "give true or false"),
+        ("[predict]\noutput = true", "[predict] output is True: give a number, a text"),
+        ("[predict]\noutput = 3\nwindow = 512.7", "[predict] window is 512.7"),
+        ("[predict]\nwindow = true", "[predict] window is True"),
+        ("[predict]\nwindow = 2020-01-01", "give a number, a text"),
+        ("[predict]\nmodel = []", "[predict] model is []"),
+        ('[predict]\noutput = "a\\u0000b.tif"', "give a number, a text"),
+        ("[predict]\nbands = [1.0, 2]", "[predict] bands is [1.0, 2]"),
+        ("[vectorize]\nmin_area = 1\nmin-area = 2", "twice, in two spellings"),
+        ("[correct]\nseed = 1", "correct.seed is no table"),
+        ("[train]\nepochs = 3", "[train] has 'epochs', a setting of the training: write it in [training]"),
         ("[predict]\nhelp = true", "no option"),
     ],
 )
@@ -101,6 +116,28 @@ def test_what_does_not_exist_is_refused_with_the_nearest_name(tmp_path: Path, te
     assert ended.exit_code == 2
     said = " ".join(ended.output.split())
     assert told in said and "my.toml" in said
+
+
+def test_a_dataset_file_with_a_table_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    data = write(tmp_path / "data.toml", "[evalute]\nboundary = 1")
+    ended = CliRunner().invoke(cli, ["evaluate", str(data)])
+    assert ended.exit_code == 2 and "'evalute': did you mean 'evaluate'" in " ".join(ended.output.split())
+    data = write(tmp_path / "other.toml", "[train]\nepochs = 1")
+    with pytest.raises(TrainingError, match="write it in \\[training\\]"):
+        read_table(data)
+
+
+def test_a_model_that_is_typed_wins_over_masks_of_a_file(tmp_path: Path) -> None:
+    write_raster(tmp_path / "mask.tif", np.zeros((9, 9), np.uint8))
+    data = write(tmp_path / "data.toml", "[evaluate]\nmask = 'mask.tif'")
+    ended = CliRunner().invoke(cli, ["evaluate", str(data), "-m", str(tmp_path / "none")])
+    assert isinstance(ended.exception, GimsegError) and "[[dataset]]" in str(ended.exception)
+
+
+def test_a_mark_of_the_encoding_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "my.toml"
+    path.write_bytes("\ufeff[predict]\r\nrefine = 'open(1 m)'\r\n".encode())
+    assert read_options(path, cli) == {"predict": {"refine": "open(1 m)"}}
 
 
 def test_tables_of_commands_are_those_of_all_commands() -> None:

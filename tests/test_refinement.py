@@ -243,6 +243,18 @@ def test_watershed_parts_where_instances_are_split(side: int, across: bool) -> N
     np.testing.assert_array_equal(together, mask, err_msg="longer than 40 m")
 
 
+def test_watershed_measures_on_the_ground_and_sees_no_neck_where_nothing_is_known() -> None:
+    rows, cols = np.indices((120, 160))
+    mask = ((np.hypot(rows - 60, cols - 40) < 22) | (np.hypot(rows - 60, cols - 80) < 24)).astype(np.uint8)
+    flat, tall = np.repeat(mask, 2, axis=1), np.repeat(mask, 2, axis=0)
+    for wide, pixel in ((flat, (1.0, 0.5)), (tall, (0.5, 1.0))):
+        np.testing.assert_array_equal(Refinement.parse("watershed(80 m)").apply_mask(wide, pixel), wide)
+        assert (Refinement.parse("watershed(90 m)").apply_mask(wide, pixel) != wide).any()
+    plain = np.zeros((40, 80), np.uint8)
+    plain[5:35, 5:75], plain[5:27, 38:42] = 1, 255
+    np.testing.assert_array_equal(Refinement.parse("watershed(90 m)").apply_mask(plain, (1, 1)), plain)
+
+
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_watershed_takes_pixels_from_necks_and_no_object_away(seed: int) -> None:

@@ -18,12 +18,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import shapely
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
+from pyproj.exceptions import CRSError, ProjError
 
 from gimseg.errors import CorrectionError
 from gimseg.holdouts import BlocksElsewhere, GroundBlocks
@@ -34,6 +36,7 @@ from gimseg.outputs import hold_lock, write_text
 PINS = "blocks.json"
 """In the folder of all corrections: which blocks are held out, and which were learned."""
 Number = tuple[int, int]
+_Decided = dict[str, tuple["DrawnBlocks", Counter[Number]]]
 _SEED = "gimseg corrections"
 _METRES_PER_DEGREE = 111_320.0
 _STRIP = 1024
@@ -129,9 +132,11 @@ class Pins:
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
             sides = {key: [_numbers(each[name]) for name in ("held_out", "learned")] for key, each in told.items()}
+            for key in sides:
+                _of_key(key)
         except FileNotFoundError:
             return cls()
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, CRSError) as error:
             raise CorrectionError(
                 f"{path} cannot be read ({error!r}): was it edited? It says which ground was never learned; without it "
                 "all models that were corrected here have to be trained again"
@@ -172,14 +177,17 @@ def pin_blocks(
     busy = CorrectionError(f"another training is dividing its ground in {folder}: start this one again")
     with hold_lock(folder / f".{PINS}.lock", busy):
         known = Pins.read(folder)
-        decided, blocks = _decided(tuple(scenes), resolution, window, known), dict(known.blocks)
+        scenes, blocks = tuple(scenes), dict(known.blocks)
+        decided = _decided(scenes, resolution, window, known)
         learned = 0
         for key, (drawn, labelled) in decided.items():
             held = frozenset(number for number in labelled if number in drawn)
             was, rest = known.of(key), frozenset(labelled) - held
             blocks[key] = DrawnBlocks(was.also | held, was.never | rest)
             learned += len(rest)
-        if not learned:
+        divided = _divided(scenes, decided, known, resolution, window)
+        # Blocks that are learned may lie on ground that another CRS holds out.
+        if not learned or not any(_is_learned(scene) for scene in divided):
             return None
         pins = Pins(blocks)
         if pins != known:
@@ -193,7 +201,8 @@ def hold_out_blocks(
     """Divide the labelled ground of one correction into ``train`` and ``val``.
 
     Where two blocks or more have labels, each side gets one at least: if the draw gave
-    none, the block that is nearest to holding a quarter of the labels. No block that is pinned changes sides.
+    none, the block that is nearest to holding a quarter of the labels. No block that is pinned changes sides,
+    and none that meets ground learned in another CRS is held out.
 
     Args:
         scenes: of one correction; their own splits are not looked at.
@@ -205,7 +214,13 @@ def hold_out_blocks(
         the scenes, each with its holdout.
     """
     scenes, pins = tuple(scenes), pins or Pins()
-    decided = _decided(scenes, resolution, window, pins)
+    return _divided(scenes, _decided(scenes, resolution, window, pins), pins, resolution, window)
+
+
+def _divided(
+    scenes: tuple[LabelledScene, ...], decided: _Decided, pins: Pins, resolution: float, window: int
+) -> tuple[LabelledScene, ...]:
+    """The scenes with their own blocks, and those of other CRSs that are held out of the same ground."""
     held = {key: pins.of(key).also for key in pins.blocks}
     for key, (blocks, labelled) in decided.items():
         held[key] = held.get(key, frozenset()) | {number for number in labelled if number in blocks}
@@ -213,15 +228,22 @@ def hold_out_blocks(
     for scene in scenes:
         side = block_side(scene.geobox, resolution, window)
         key = _key(scene, side)
-        others = tuple(_near(scene.geobox, other, numbers) for other, numbers in held.items() if other != key)
+        others = (_near(scene.geobox, other, numbers) for other, numbers in held.items() if other != key)
         elsewhere = tuple(one for one in others if one is not None)
         divided.append(replace(scene, holdout=BlocksAcross(side, decided[key][0], elsewhere=elsewhere)))
     return tuple(divided)
 
 
-def _decided(
-    scenes: tuple[LabelledScene, ...], resolution: float, window: int, pins: Pins
-) -> dict[str, tuple[DrawnBlocks, Counter[Number]]]:
+def _is_learned(scene: LabelledScene) -> bool:
+    """Whether any labelled pixel of a divided scene is for training."""
+    holdout, (rows, cols) = scene.holdout, scene.shape
+    if isinstance(holdout, BlocksAcross) and not holdout.elsewhere:
+        return True
+    strips = (slice(start, min(start + _STRIP, rows)) for start in range(0, rows, _STRIP))
+    return any((scene.read_known((strip, slice(0, cols)), "train") != UNLABELLED).any() for strip in strips)
+
+
+def _decided(scenes: tuple[LabelledScene, ...], resolution: float, window: int, pins: Pins) -> _Decided:
     """By CRS and side: which blocks are held out, and the labelled pixels of each."""
     counts: dict[str, Counter[Number]] = {}
     for scene in scenes:
@@ -243,16 +265,20 @@ def _learned_elsewhere(key: str, numbers: frozenset[Number], pins: Pins) -> froz
     if crs is None or not numbers:
         return frozenset()
     ordered = sorted(numbers)
-    squares, met = _squares(ordered, side), np.zeros(len(ordered), bool)
+    # Blocks that share no more than an edge have no ground in common.
+    squares, met = (
+        shapely.buffer(_squares(ordered, side), -side / 1000, join_style="mitre"),
+        np.zeros(len(ordered), bool),
+    )
     for other, blocks in pins.blocks.items():
         theirs, their_side = _of_key(other)
         if other == key or theirs is None or not blocks.never:
             continue
-        learned = _squares(sorted(blocks.never), their_side)
-        seen = Geometry(shapely.MultiPolygon(list(learned)), theirs).to_crs(crs, resolution=their_side / 4).geom
-        parts = shapely.get_parts(seen)
-        ours, _ = shapely.STRtree(parts).query(squares, predicate="intersects")
-        met[ours] = True
+        learned = shapely.union_all(_squares(sorted(blocks.never), their_side))
+        seen = _seen(Geometry(learned, theirs), crs, their_side / 4)
+        if seen is not None:
+            ours, _ = shapely.STRtree(shapely.get_parts(seen.geom)).query(squares, predicate="intersects")
+            met[ours] = True
     return frozenset(number for number, one in zip(ordered, met.tolist(), strict=True) if one)
 
 
@@ -261,7 +287,10 @@ def _near(grid: GeoBox, key: str, numbers: frozenset[Number]) -> BlocksElsewhere
     crs, side = _of_key(key)
     if crs is None or grid.crs is None or not numbers:
         return None
-    bounds = grid.extent.to_crs(crs, resolution="auto").boundingbox
+    seen = _seen(grid.extent, crs, "auto")
+    if seen is None:
+        return None
+    bounds = seen.boundingbox
     first, last = ((axis / side) for axis in (np.array(bounds[:2]), np.array(bounds[2:])))
     met = frozenset(number for number in numbers if (np.array(number) + 2 > first).all() and (number < last + 1).all())
     if not met:
@@ -269,6 +298,17 @@ def _near(grid: GeoBox, key: str, numbers: frozenset[Number]) -> BlocksElsewhere
     # A pixel that a block's edge crosses is in the block to one grid and beside it to the other.
     pixel = max((bounds.right - bounds.left) / grid.shape[1], (bounds.top - bounds.bottom) / grid.shape[0])
     return BlocksElsewhere(GroundBlocks(side, met, gap=min(pixel, side / 4)), crs)
+
+
+def _seen(ground: Geometry, crs: CRS, resolution: float | Literal["auto"]) -> Geometry | None:
+    """Ground in another CRS; None: it is no place there, as of a local grid or another planet."""
+    try:
+        seen = ground.to_crs(crs, resolution=resolution, wrapdateline=True)
+    except ProjError:
+        return None
+    parts = shapely.get_parts(seen.geom)
+    parts = parts[np.isfinite(shapely.bounds(parts)).all(axis=1)]
+    return Geometry(shapely.GeometryCollection(list(parts)), crs) if len(parts) else None
 
 
 def _squares(numbers: list[Number], side: float) -> np.ndarray:
