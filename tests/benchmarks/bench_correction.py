@@ -60,6 +60,8 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "loss ce + dice": {"loss": "ce + dice"},
     "loss focal_tversky": {"loss": "focal_tversky"},
     "nothing of the old weights": {"old_share": 0.0},
+    "a tenth of the old weights": {"old_share": 0.1},
+    "two fifths of the old weights": {"old_share": 0.4},
     "half of the old weights": {"old_share": 0.5},
     "1 epoch": {"epochs": 1},
     "2 epochs": {"epochs": 2},
