@@ -253,6 +253,12 @@ def test_watershed_measures_on_the_ground_and_sees_no_neck_where_nothing_is_know
     plain = np.zeros((40, 80), np.uint8)
     plain[5:35, 5:75], plain[5:27, 38:42] = 1, 255
     np.testing.assert_array_equal(Refinement.parse("watershed(90 m)").apply_mask(plain, (1, 1)), plain)
+    # Nor is the border of the raster an outline: what it cuts is as wide there as it seems.
+    arch = np.zeros((30, 60), np.uint8)
+    arch[:20, 8:28], arch[:20, 32:52], arch[:12, 28:32] = 1, 1, 1
+    np.testing.assert_array_equal(Refinement.parse("watershed(90 m)").apply_mask(arch, (1, 1)), arch)
+    moved = np.roll(arch, 5, axis=0)
+    assert (Refinement.parse("watershed(90 m)").apply_mask(moved, (1, 1)) != moved).any()
 
 
 @settings(max_examples=10, deadline=None)

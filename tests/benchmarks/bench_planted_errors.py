@@ -1,6 +1,6 @@
 """Planted errors, before and after one correction with the defaults of ``gimseg correct train``.
 
-    python tests/benchmarks/bench_planted_errors.py [--seeds 0 1 2] [--epochs 4]
+    python tests/benchmarks/bench_planted_errors.py [--seeds 0 1 2] [--epochs 4] [--old-share 0.2]
 
 A model learns three synthetic scenes. Two others have roofs of turf, which it misses, and floors of
 bare clay, which it takes for roofs: both are planted, since neither is in what it learned. A square of
@@ -36,12 +36,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=LEARNING.epochs)
+    parser.add_argument("--old-share", type=float, default=LEARNING.old_share)
     given = parser.parse_args()
+    settings = replace(LEARNING, epochs=given.epochs, old_share=given.old_share)
     print("| seed | turf roofs missed | after | clay floors taken for roofs | after | IoU, old scene | after |")
     print("|---|---|---|---|---|---|---|")
     for seed in given.seeds:
         with tempfile.TemporaryDirectory() as folder:
-            found = correct_planted(Path(folder), seed, replace(LEARNING, epochs=given.epochs))
+            found = correct_planted(Path(folder), seed, settings)
         print(line(str(seed), found), flush=True)
 
 
