@@ -235,6 +235,7 @@ def draw_curves(comparison: Comparison, path: str | os.PathLike[str]) -> None:
                     *zip(*points, strict=True) if points else ((), ()), style, color=f"C{number % 10}", label=label
                 )
         axes.set(title=title, xlabel="epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
