@@ -8,7 +8,7 @@ import math
 import operator
 import os
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +21,7 @@ from gimseg.labelled_scenes import LabelledScene
 from gimseg.leakage import check_leakage
 from gimseg.legend import Legend
 from gimseg.rasters import open_raster
-from gimseg.vectors import Shapes, open_layer
+from gimseg.vectors import Layer, Shapes, open_layer
 
 SPLITS = ("train", "val", "test")
 _SPLIT_SPELLINGS = {
@@ -37,6 +37,7 @@ _RASTER_ENDINGS = (".tif", ".tiff", ".jp2", ".png", ".img", ".vrt")
 _PATHS = ("image_paths", "mask_paths", "aoi_paths", "ignore_paths")
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+Opened = Callable[[str], Layer]
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,9 @@ class Dataset:
         Raises:
             GimsegError: a file cannot be read, or the ground truth misses an image.
         """
-        return tuple(_open_scene(self, path) for path in self.images)
+        # A layer is described once, however many images it labels.
+        opened: Opened = functools.cache(functools.partial(open_layer, crs=self.vector_crs))
+        return tuple(_open_scene(self, path, opened) for path in self.images)
 
 
 @dataclass(frozen=True)
@@ -259,12 +262,12 @@ def _matching(paths: Paths, where: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _open_scene(dataset: Dataset, path: str) -> LabelledScene:
+def _open_scene(dataset: Dataset, path: str, opened: Opened) -> LabelledScene:
     raster = open_raster(path, bands=dataset.bands, crs=dataset.crs, nodata=dataset.nodata)
     geobox = raster.grid(dataset.spatial_resolution)
     legend = dataset.classes
     vectors = [mask for mask in dataset.masks if not is_label_raster(mask)]
-    truth, notes = _open_truth(dataset, vectors, geobox, path)
+    truth, notes = _open_truth(dataset, vectors, geobox, path, opened)
     truth_views = tuple(
         mask_raster.on(geobox, "nearest")
         for mask_raster in (open_raster(mask, crs=dataset.crs) for mask in dataset.masks if is_label_raster(mask))
@@ -273,10 +276,10 @@ def _open_scene(dataset: Dataset, path: str) -> LabelledScene:
     if dataset.mask_paths and not truth and not truth_views:
         raise DatasetError(
             f"dataset '{dataset.tag}': the ground truth misses {path} altogether. "
-            f"{_extents(dataset, vectors, geobox)}: "
+            f"{_extents(vectors, geobox, opened)}: "
             "correct the paths, or declare the CRS with vector_crs"
         )
-    areas = _open_areas(dataset, geobox)
+    areas = _open_areas(dataset, geobox, opened)
     if not dataset.aoi_paths and truth:
         notes += _coverage_note(truth, geobox, path)
     return LabelledScene(
@@ -288,7 +291,7 @@ def _open_scene(dataset: Dataset, path: str) -> LabelledScene:
         truth_views=truth_views,
         areas=areas,
         split=dataset.split if dataset.split in SPLITS else None,
-        ignored=_open_ignored(dataset, geobox),
+        ignored=_open_ignored(dataset, geobox, opened),
         notes=(*raster.notes, *notes),
         weight=dataset.weight,
     )
@@ -300,13 +303,13 @@ def is_label_raster(path: str) -> bool:
 
 
 def _open_truth(
-    dataset: Dataset, vectors: Sequence[str], geobox: GeoBox, path: str
+    dataset: Dataset, vectors: Sequence[str], geobox: GeoBox, path: str, opened: Opened
 ) -> tuple[tuple[Shapes, ...], tuple[str, ...]]:
     """Layers whose extent meets the raster, and what was mended in them."""
     truth: list[Shapes] = []
     notes: list[str] = []
     for mask in vectors:
-        layer = open_layer(mask, crs=dataset.vector_crs)
+        layer = opened(mask)
         if layer.count and not layer.meets(geobox):
             continue
         shapes = layer.shapes(
@@ -317,13 +320,13 @@ def _open_truth(
     return tuple(truth), tuple(notes)
 
 
-def _open_areas(dataset: Dataset, geobox: GeoBox) -> dict[str | None, Shapes]:
+def _open_areas(dataset: Dataset, geobox: GeoBox, opened: Opened) -> dict[str | None, Shapes]:
     """Split -> AoIs; a raster that no AoI meets gets an empty one, so that it is unlabelled."""
     areas: dict[str | None, Shapes] = {}
     by_attribute = dataset.split is not None and dataset.split not in SPLITS
     legend = Legend.splits(dataset.split) if by_attribute and dataset.split else None
     for path in dataset.aois:
-        shapes = open_layer(path, crs=dataset.vector_crs).shapes(geobox, legend)
+        shapes = opened(path).shapes(geobox, legend)
         if legend is None:
             areas[None] = shapes if None not in areas else areas[None] + shapes
             continue
@@ -333,8 +336,8 @@ def _open_areas(dataset: Dataset, geobox: GeoBox) -> dict[str | None, Shapes]:
     return areas
 
 
-def _open_ignored(dataset: Dataset, geobox: GeoBox) -> Shapes | None:
-    layers = [open_layer(path, crs=dataset.vector_crs).shapes(geobox) for path in dataset.ignored]
+def _open_ignored(dataset: Dataset, geobox: GeoBox, opened: Opened) -> Shapes | None:
+    layers = [opened(path).shapes(geobox) for path in dataset.ignored]
     return functools.reduce(operator.add, layers) if layers else None
 
 
@@ -344,12 +347,12 @@ def _overlap(one: GeoBox, other: GeoBox) -> bool:
     return bool(one.extent.to_crs(other.crs).geom.intersects(other.extent.geom))
 
 
-def _extents(dataset: Dataset, vectors: Sequence[str], geobox: GeoBox) -> str:
+def _extents(vectors: Sequence[str], geobox: GeoBox, opened: Opened) -> str:
     raster = ", ".join(f"{edge:.6g}" for edge in geobox.extent.boundingbox)
     layers = "; ".join(
         f"{path} " + ", ".join(f"{edge:.6g}" for edge in bounds)
         for path in vectors[:3]
-        if (bounds := open_layer(path, crs=dataset.vector_crs).bounds_in(geobox.crs))
+        if (bounds := opened(path).bounds_in(geobox.crs))
     )
     return f"In {geobox.crs or 'raster coordinates'}: raster {raster}; {layers} (left, bottom, right, top)"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Protocol
 
@@ -302,13 +302,21 @@ def _inside(roi: Roi, shape: Sequence[int]) -> Roi:
 
 def _legend_values(values: np.ndarray, legend: Legend) -> np.ndarray:
     """Values of a label raster as classes of the legend; unknown ones are unlabelled."""
-    known = {0: 0, UNLABELLED: UNLABELLED}
-    known.update({int(value): int(value) for value in legend.values})
-    for value in np.unique(values):
-        meaning = legend.value_of(int(value))
-        if meaning is not None:
-            known[int(value)] = meaning
-    classes = np.full(values.shape, UNLABELLED, np.uint8)
-    for value, meaning in known.items():
-        classes[values == value] = meaning
-    return classes
+    if values.dtype == np.uint8:
+        # Looked up in a table: finding out which values are there would take longer than all the rest.
+        return _meanings(range(256), legend)[values]
+    there, places = np.unique(values, return_inverse=True)
+    return _meanings(there.tolist(), legend)[places].reshape(values.shape)
+
+
+def _meanings(values: Iterable[float], legend: Legend) -> np.ndarray:
+    """What values of a label raster mean, uint8: a class, background, or unlabelled, as fractions and NaN are."""
+    known = {0: 0, UNLABELLED: UNLABELLED, **{int(value): int(value) for value in legend.values}}
+
+    def meaning(value: float) -> int:
+        if not float(value).is_integer():
+            return UNLABELLED
+        told = legend.value_of(int(value))
+        return known.get(int(value), UNLABELLED) if told is None else told
+
+    return np.array([meaning(value) for value in values], np.uint8)

@@ -82,12 +82,14 @@ def survey(scene: LabelledScene, split: str | None = None, progress: Progress = 
     for done, (row, col) in enumerate(corners, 1):
         roi = (slice(row, min(row + _BLOCK, rows)), slice(col, min(col + _BLOCK, cols)))
         pixels, labels = scene.read(roi, split)
-        values = pixels.data[:, pixels.valid].astype(np.float64)
-        total += values.sum(axis=1)
-        squares += np.square(values).sum(axis=1)
+        # Of pixels that are all valid none needs to be picked.
+        values = pixels.data.reshape(bands, -1) if pixels.valid.all() else pixels.data[:, pixels.valid]
+        exact = values.astype(np.float64)
+        total += exact.sum(axis=1)
+        squares += np.square(exact, out=exact).sum(axis=1)
         valid += values.shape[1]
         counts += np.bincount(labels.ravel(), minlength=256)
-        sample.append(pixels.data[:, pixels.valid][:, :: max(1, values.shape[1] // _SAMPLE)].astype(np.float32))
+        sample.append(values[:, :: max(1, values.shape[1] // _SAMPLE)].astype(np.float32))
         _add_cells(labelled, row, col, labels != UNLABELLED)
         for plane, value in zip(by_class, scene.legend.values, strict=True):
             _add_cells(plane, row, col, labels == value)

@@ -140,6 +140,26 @@ def test_label_rasters_are_read_nearest_and_unknown_values_are_unlabelled(world:
         assert (labels[:rows, cols:] == 255).all() and (labels[rows:, cols:] == 0).all()
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
+def test_a_value_of_a_label_raster_means_the_same_in_any_type(world: Path, dtype: str) -> None:
+    values = np.arange(120 * 160).reshape(120, 160) % 250
+    write_raster(world / "labels.tif", values.astype(dtype))
+    legend = Legend.from_dict({"classes": [{"name": "wood", "value": 3, "values": [3, 40, 41]}, "water"]})
+    given = dataset(world, mask_paths=[world / "labels.tif"], legend=legend)
+    labels = given.scenes()[0].read_labels(WHOLE)
+    water = next(item.value for item in legend.classes if item.name == "water")
+    expected = {0: 0, 3: 3, 40: 3, 41: 3, water: water}
+    np.testing.assert_array_equal(labels, np.vectorize(lambda value: expected.get(value, 255))(values))
+
+
+def test_fractions_and_nan_in_a_label_raster_are_unlabelled(world: Path) -> None:
+    values = np.ones((120, 160), np.float32)
+    values[:10], values[10:20] = np.nan, 1.5
+    write_raster(world / "labels.tif", values)
+    labels = dataset(world, mask_paths=[world / "labels.tif"]).scenes()[0].read_labels(WHOLE)
+    assert (labels[:20] == 255).all() and (labels[20:] == 1).all()
+
+
 def test_labels_that_miss_the_raster_name_both_extents(world: Path) -> None:
     layer(world / "far.gpkg", [square(10_000, 10_000, 50)])
     with pytest.raises(DatasetError, match=r"misses .*image\.tif.*510000"):

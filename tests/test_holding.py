@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +16,7 @@ from pyproj import Transformer
 from worlds import noise, north_up, write_raster
 
 from gimseg.correction.drawing import Drawing
-from gimseg.correction.holding import PINS, DrawnBlocks, Pins, block_side, hold_out_blocks, pin_blocks
+from gimseg.correction.holding import PINS, DrawnBlocks, Pins, block_side, hold_out_blocks, labelled_pixels, pin_blocks
 from gimseg.errors import CorrectionError
 from gimseg.holdouts import GroundBlocks
 from gimseg.labelled_scenes import LabelledScene
@@ -70,6 +71,20 @@ def test_each_labelled_pixel_is_in_one_split(tmp_path: Path) -> None:
     assert not (train & val).any()
     assert (train | val).sum() == 220 * 220
     assert 0.2 < val.sum() / (220 * 220) < 0.3
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_labelled_pixels_of_blocks_are_counted(seed: int) -> None:
+    corners = np.random.default_rng(seed).integers(0, 256, (3, 4))
+    areas = [shapely.box(min(a, c), min(b, d), max(a, c) + 1, max(b, d) + 1) for a, b, c, d in corners.tolist()]
+    with TemporaryDirectory() as folder:
+        item = scene(Path(folder) / "a.tif", *areas)
+        labelled = item.read_labels((slice(0, 256), slice(0, 256))) != 255
+        counted = labelled_pixels(item, 48.0)
+    x, y = (np.floor((LEFT + np.arange(256) + 0.5) / 48), np.floor((TOP - np.arange(256) - 0.5) / 48))
+    rows, cols = np.nonzero(labelled)
+    assert counted == Counter(zip(x[cols].astype(int).tolist(), y[rows].astype(int).tolist(), strict=True))
 
 
 def test_another_correction_moves_nothing(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import geopandas
 import numpy as np
 import pytest
+import rasterio
 import shapely
 import torch
 from click.testing import CliRunner
@@ -355,6 +356,25 @@ def test_it_goes_on_where_it_stopped_and_begins_anew_after_an_edit(parent: Path,
     steps.clear()
     learn([made], settings=SHORT, progress=count)
     assert steps[0] == 1
+
+
+def test_what_is_drawn_while_it_learns_is_learned_the_next_time(parent: Path, tmp_path: Path) -> None:
+    made, other = drawn(tmp_path, parent=parent), tmp_path / "other.gpkg"
+    shutil.copy(made.gpkg, other)
+
+    def draw(task: str, done: float, total: float, unit: str, note: str = "") -> None:
+        if task == "train" and done == 1:
+            geopandas.GeoDataFrame(geometry=[shapely.box(LEFT, TOP - 30, LEFT + 30, TOP)], crs=UTM).to_file(
+                made.gpkg, layer="aoi"
+            )
+
+    learn([made], settings=SHORT, progress=draw)
+    with rasterio.open(made.labels) as written:
+        assert (written.read(1) != 255).sum() == 192**2
+    assert not learn([made], settings=SHORT).before
+    shutil.copy(other, made.gpkg)
+    assert not learn([made], settings=SHORT).before
+    assert learn([made], settings=SHORT).before
 
 
 SCRIPT = """

@@ -27,7 +27,7 @@ from gimseg.correction.drawing import (
 )
 from gimseg.correction.findings import OUTSIDE, Features, Finding, Meant, check, misses, read_features, worth_keeping
 from gimseg.correction.geopackage_rows import RowEdits, edited
-from gimseg.correction.grounds import drawn_parts, fit_dataset, open_rasters
+from gimseg.correction.grounds import Opened, drawn_parts, fit_dataset, open_rasters
 from gimseg.correction.rounds import Correction
 from gimseg.datasets import Dataset
 from gimseg.errors import CorrectionError
@@ -117,13 +117,18 @@ def check_drawing(
     return Checked(_in_order(findings), changes, pixels)
 
 
-def check_correction(correction: Correction, model: Model) -> Checked:
+def check_correction(correction: Correction, model: Model, opened: Opened = open_rasters) -> Checked:
     """Look at all of a correction, on each of its rasters.
+
+    Args:
+        correction: that is looked at.
+        model: that is to learn it.
+        opened: see :func:`gimseg.correction.grounds.opened_once`.
 
     Raises:
         GimsegError: a layer or a raster cannot be read at all.
     """
-    scenes = open_rasters(correction, model.recipe)
+    scenes = opened(correction, model.recipe)
     dataset = correction.dataset()
     if dataset is not None:
         return _check_dataset(fit_dataset(dataset, model.recipe), scenes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from gimseg.rasters import Roi
 from gimseg.recipes import Recipe
 from gimseg.vector_formats import find_source, layer_names, read_columns
 
+Opened = Callable[[Correction, Recipe], tuple[LabelledScene, ...]]
 _SAMPLE = 1 << 16
 _COLUMNS = 16
 
@@ -38,56 +39,6 @@ _COLUMNS = 16
 def training_window(model: Model) -> int:
     """Side of the windows that a model was trained with, px."""
     return int(model.provenance.get("settings", {}).get("window", model.recipe.window))
-
-
-def open_ground(correction: Correction, model: Model) -> tuple[LabelledScene, ...]:
-    """The drawn parts of the rasters, divided into the splits ``train`` and ``val``.
-
-    Args:
-        correction: what was drawn.
-        model: gives bands, resolution, legend and the side of the blocks.
-
-    Returns:
-        scenes, one or more a raster, that hold all that was drawn and a window around it.
-
-    Raises:
-        CorrectionError: nothing was drawn, or classes that the model has not.
-        GimsegError: a file cannot be read.
-    """
-    parts, window = _drawn_scenes(correction, model), training_window(model)
-    return hold_out_blocks(parts, model.recipe.resolution, window, Pins.read(correction.project.rounds))
-
-
-def pin_ground(corrections: Iterable[Correction], model: Model) -> None:
-    """Decide, one correction after the other, which of their blocks are held out: for ever, and for all corrections.
-
-    Args:
-        corrections: of one project, the earliest first.
-        model: that learns them.
-
-    Raises:
-        CorrectionError: all that a correction labels lies on blocks that are held out already.
-        GimsegError: see :func:`open_ground`.
-    """
-    for correction in corrections:
-        scenes = _drawn_scenes(correction, model)
-        pins = pin_blocks(correction.project.rounds, scenes, model.recipe.resolution, training_window(model))
-        if pins is None:
-            raise CorrectionError(
-                f"all that correction {correction.id!r} labels lies on blocks of ground that earlier corrections hold "
-                "out to be scored on, and nothing is learned there: draw on more ground"
-            )
-
-
-def _drawn_scenes(correction: Correction, model: Model) -> list[LabelledScene]:
-    """The drawn parts of the rasters, each with a window around it, undivided."""
-    margin = training_window(model)
-    parts = [
-        scene.crop(roi) for scene in open_rasters(correction, model.recipe) for roi in drawn_parts(scene, margin=margin)
-    ]
-    if not parts:
-        raise CorrectionError(f"correction {correction.id!r} labels nothing: draw an area of interest or an object")
-    return parts
 
 
 def open_rasters(correction: Correction, recipe: Recipe) -> tuple[LabelledScene, ...]:
@@ -110,6 +61,71 @@ def open_rasters(correction: Correction, recipe: Recipe) -> tuple[LabelledScene,
             LabelledScene(correction.id, raster, raster.on(grid), recipe.legend, notes=notes, drawing=drawing)
         )
     return levelled_by_raster(scenes) if recipe.own_levels else tuple(scenes)
+
+
+def opened_once() -> Opened:
+    """What opens as :func:`open_rasters` does, but each correction once: for a piece of work that comes back to it.
+
+    All of the work sees what was drawn when it began.
+    """
+    found: dict[Path, tuple[LabelledScene, ...]] = {}
+
+    def opened(correction: Correction, recipe: Recipe) -> tuple[LabelledScene, ...]:
+        if correction.folder not in found:
+            found[correction.folder] = open_rasters(correction, recipe)
+        return found[correction.folder]
+
+    return opened
+
+
+def open_ground(correction: Correction, model: Model, opened: Opened = open_rasters) -> tuple[LabelledScene, ...]:
+    """The drawn parts of the rasters, divided into the splits ``train`` and ``val``.
+
+    Args:
+        correction: what was drawn.
+        model: gives bands, resolution, legend and the side of the blocks.
+        opened: see :func:`opened_once`.
+
+    Returns:
+        scenes, one or more a raster, that hold all that was drawn and a window around it.
+
+    Raises:
+        CorrectionError: nothing was drawn, or classes that the model has not.
+        GimsegError: a file cannot be read.
+    """
+    parts, window = _drawn_scenes(correction, model, opened), training_window(model)
+    return hold_out_blocks(parts, model.recipe.resolution, window, Pins.read(correction.project.rounds))
+
+
+def pin_ground(corrections: Iterable[Correction], model: Model, opened: Opened = open_rasters) -> None:
+    """Decide, one correction after the other, which of their blocks are held out: for ever, and for all corrections.
+
+    Args:
+        corrections: of one project, the earliest first.
+        model: that learns them.
+        opened: see :func:`opened_once`.
+
+    Raises:
+        CorrectionError: all that a correction labels lies on blocks that are held out already.
+        GimsegError: see :func:`open_ground`.
+    """
+    for correction in corrections:
+        scenes = _drawn_scenes(correction, model, opened)
+        pins = pin_blocks(correction.project.rounds, scenes, model.recipe.resolution, training_window(model))
+        if pins is None:
+            raise CorrectionError(
+                f"all that correction {correction.id!r} labels lies on blocks of ground that earlier corrections hold "
+                "out to be scored on, and nothing is learned there: draw on more ground"
+            )
+
+
+def _drawn_scenes(correction: Correction, model: Model, opened: Opened) -> list[LabelledScene]:
+    """The drawn parts of the rasters, each with a window around it, undivided."""
+    margin = training_window(model)
+    parts = [scene.crop(roi) for scene in opened(correction, model.recipe) for roi in drawn_parts(scene, margin=margin)]
+    if not parts:
+        raise CorrectionError(f"correction {correction.id!r} labels nothing: draw an area of interest or an object")
+    return parts
 
 
 def fit_dataset(dataset: Dataset, recipe: Recipe) -> Dataset:

@@ -248,7 +248,7 @@ def _decided(scenes: tuple[LabelledScene, ...], resolution: float, window: int, 
     counts: dict[str, Counter[Number]] = {}
     for scene in scenes:
         side = block_side(scene.geobox, resolution, window)
-        counts.setdefault(_key(scene, side), Counter()).update(_labelled(scene, side))
+        counts.setdefault(_key(scene, side), Counter()).update(labelled_pixels(scene, side))
     total, decided = sum(len(numbers) for numbers in counts.values()), {}
     for key, numbers in counts.items():
         pinned = pins.of(key)
@@ -330,18 +330,30 @@ def _numbers(pairs: list[list[int]]) -> frozenset[Number]:
     return frozenset((int(column), int(row)) for column, row in pairs)
 
 
-def _labelled(scene: LabelledScene, side: float) -> Counter[Number]:
-    """Labelled pixels of each block."""
+def labelled_pixels(scene: LabelledScene, side: float) -> Counter[Number]:
+    """How many labelled pixels each block has, of those that have any.
+
+    Args:
+        scene: whatever its splits are.
+        side: of a block, units of the scene's CRS.
+    """
     blocks, found = GroundBlocks(side, ()), Counter[Number]()
     rows, cols = scene.shape
     for start in range(0, rows, _STRIP):
         strip = (slice(start, min(start + _STRIP, rows)), slice(0, cols))
-        known = np.argwhere(scene.read_known(strip) != UNLABELLED)
-        if len(known):
-            x, y = blocks.numbers(scene.geobox[strip])
-            pairs, counts = np.unique(np.column_stack([x[known[:, 1]], y[known[:, 0]]]), axis=0, return_counts=True)
-            found.update({(column, row): count for (column, row), count in zip(pairs.tolist(), counts, strict=True)})
+        known = scene.read_known(strip) != UNLABELLED
+        if known.any():
+            columns, rows_of = blocks.numbers(scene.geobox[strip])
+            left, top = _starts(columns), _starts(rows_of)
+            counts = np.add.reduceat(np.add.reduceat(known, left, axis=1, dtype=np.int64), top, axis=0)
+            for row, column in np.argwhere(counts).tolist():
+                found[int(columns[left[column]]), int(rows_of[top[row]])] += int(counts[row, column])
     return found
+
+
+def _starts(numbers: np.ndarray) -> np.ndarray:
+    """Where each run of equal numbers begins."""
+    return np.flatnonzero(np.diff(numbers, prepend=numbers[0] - 1))
 
 
 def _settled(labelled: Counter[Number], pinned: DrawnBlocks, *, alone: bool) -> DrawnBlocks:

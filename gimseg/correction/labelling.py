@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from gimseg.correction.grounds import drawn_parts, open_rasters
+from gimseg.correction.grounds import Opened, drawn_parts, open_rasters
 from gimseg.correction.rounds import Correction
 from gimseg.labelled_scenes import LabelledScene
 from gimseg.legend import UNLABELLED
@@ -17,14 +17,19 @@ _BLOCK = 1024
 _MARGIN = 16
 
 
-def write_labels(corrections: Sequence[Correction], recipe: Recipe) -> None:
+def write_labels(corrections: Sequence[Correction], recipe: Recipe, opened: Opened = open_rasters) -> None:
     """Write ``labels.tif`` of each correction, around all that was drawn; ``labels_2.tif`` for a second raster.
+
+    Args:
+        corrections: each has its own.
+        recipe: of the model.
+        opened: see :func:`gimseg.correction.grounds.opened_once`.
 
     Raises:
         GimsegError: a file cannot be read or written.
     """
     for correction in corrections:
-        for number, scene in enumerate(open_rasters(correction, recipe), 1):
+        for number, scene in enumerate(opened(correction, recipe), 1):
             path = correction.labels if number == 1 else correction.labels.with_name(f"labels_{number}.tif")
             parts = drawn_parts(scene, margin=_MARGIN)
             if parts:

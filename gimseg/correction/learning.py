@@ -24,7 +24,7 @@ import torch
 
 from gimseg import __version__
 from gimseg.correction.checking import check_correction
-from gimseg.correction.grounds import drawing_key, pin_ground, training_window
+from gimseg.correction.grounds import Opened, drawing_key, opened_once, pin_ground, training_window
 from gimseg.correction.labelling import write_labels
 from gimseg.correction.replay import HalfAndHalf, Replay, corrected_ground, first_augmentation, open_replay
 from gimseg.correction.rounds import Correction
@@ -118,33 +118,37 @@ def learn(
     _refuse_accepted(first)
     parent = Model.load(model or first.project.deployed() or first.parent)
     settings = replace(settings, window=training_window(parent))
-    labelled = sum(_check(correction, parent) for correction in corrections)
-    if settings.old_share is None:
-        settings = replace(settings, old_share=usual_share(labelled, settings.window))
+    # What the drawings hold is told first: an edit after that is met by the next training.
     lesson = Lesson.of(parent, corrections, replay, settings)
+    opened = opened_once()
+    labelled = sum(_check(correction, parent, opened) for correction in corrections)
+    if settings.old_share is None:
+        lesson = replace(lesson, settings=replace(settings, old_share=usual_share(labelled, settings.window)))
     work = first.folder / "model.training"
     lesson.open(work, restart=restart)
     before = None if restart else lesson.learned_in(first.model)
     if before is not None:
-        return _at_another_share(before, lesson, corrections, work)
+        return _at_another_share(before, lesson, corrections, work, opened)
     seed_everything(lesson.settings.seed, verbose=False)
-    pin_ground((*lesson.earlier, *corrections), parent)
-    corrected = corrected_ground(corrections, parent, progress)
-    shown = open_replay(parent, corrections, lesson.earlier, replay, lesson.settings, progress)
+    pin_ground((*lesson.earlier, *corrections), parent, opened)
+    corrected = corrected_ground(corrections, parent, progress, opened)
+    shown = open_replay(parent, corrections, lesson.earlier, replay, lesson.settings, progress, opened)
     windows = CorrectedWindows(parent.recipe, corrected, shown, lesson.settings)
     teacher = parent.network if shown.taught else None
     fit = fit_network(copy.deepcopy(parent.network), windows, work, device, progress, teacher)
-    assert settings.old_share is not None
-    network = between(parent.network, fit.best_network.cpu().float(), settings.old_share).eval()
+    assert lesson.settings.old_share is not None
+    network = between(parent.network, fit.best_network.cpu().float(), lesson.settings.old_share).eval()
     new = Model(network, parent.recipe, parent.architecture, lesson.provenance(shown, fit.elapsed_s))
     new.save(work / "model", overwrite=True)
     _keep_exemplars(work / "model", parent, shown, lesson.settings, progress)
-    write_labels(corrections, parent.recipe)
+    write_labels(corrections, parent.recipe, opened)
     _put_in_place(work, first)
     return Learned(first, Model.load(first.model), (*shown.notes, *lesson.notes))
 
 
-def _at_another_share(known: Model, lesson: Lesson, corrections: Sequence[Correction], work: Path) -> Learned:
+def _at_another_share(
+    known: Model, lesson: Lesson, corrections: Sequence[Correction], work: Path, opened: Opened
+) -> Learned:
     """What was learned before, with more or less of the old weights."""
     first, said = corrections[0], known.provenance
     had, share = said["settings"]["old_share"], lesson.settings.old_share
@@ -159,7 +163,7 @@ def _at_another_share(known: Model, lesson: Lesson, corrections: Sequence[Correc
     # With the windows that it keeps.
     shutil.copytree(first.model, work / "model")
     Model(network, known.recipe, known.architecture, told).save(work / "model", overwrite=True)
-    write_labels(corrections, lesson.parent.recipe)
+    write_labels(corrections, lesson.parent.recipe, opened)
     _put_in_place(work, first)
     return Learned(first, Model.load(first.model), tuple(said["unguarded"]), before=True)
 
@@ -367,9 +371,9 @@ def _refuse_accepted(correction: Correction) -> None:
         )
 
 
-def _check(correction: Correction, model: Model) -> int:
+def _check(correction: Correction, model: Model, opened: Opened) -> int:
     """Refuse what would mislead the training; how many pixels are labelled."""
-    checked = check_correction(correction, model)
+    checked = check_correction(correction, model, opened)
     fatal = [finding.text() for finding in checked.findings if finding.fatal]
     if fatal:
         more = f" (and {len(fatal) - 3} more)" if len(fatal) > 3 else ""

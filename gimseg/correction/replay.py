@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gimseg.augmentation import Augmentation
-from gimseg.correction.grounds import drawn_parts, open_ground, open_rasters
+from gimseg.correction.grounds import Opened, drawn_parts, open_ground, open_rasters
 from gimseg.correction.rounds import Correction
 from gimseg.datasets import Datasets
 from gimseg.errors import DatasetError
@@ -82,6 +82,7 @@ def open_replay(
     datasets: Datasets | None,
     settings: Settings,
     progress: Progress = silent,
+    opened: Opened = open_rasters,
 ) -> Replay:
     """Find what the model has learned before.
 
@@ -92,11 +93,12 @@ def open_replay(
         datasets: the model's original ones; None: the windows that it keeps.
         settings: of the training.
         progress: told how far the look at the ground is.
+        opened: see :func:`gimseg.correction.grounds.opened_once`.
 
     Raises:
         GimsegError: a file cannot be read, or datasets do not fit the model.
     """
-    again = corrected_ground(earlier, model, progress)
+    again = corrected_ground(earlier, model, progress, opened)
     also = f" and {len(earlier)} earlier correction{'s' if len(earlier) > 1 else ''}" if earlier else ""
     if datasets is not None:
         ground = survey_ground(fit_datasets(datasets, model), _as_trained(settings, model), progress)
@@ -114,14 +116,20 @@ def open_replay(
 
 
 def corrected_ground(
-    corrections: Sequence[Correction], model: Model, progress: Progress = silent
+    corrections: Sequence[Correction], model: Model, progress: Progress = silent, opened: Opened = open_rasters
 ) -> tuple[Survey, ...]:
     """The ground of corrections that may be learned from.
+
+    Args:
+        corrections: of one project.
+        model: that learns them.
+        progress: told how far the look at the ground is.
+        opened: see :func:`gimseg.correction.grounds.opened_once`.
 
     Raises:
         GimsegError: see :func:`gimseg.correction.grounds.open_ground`.
     """
-    scenes = [scene for correction in corrections for scene in open_ground(correction, model)]
+    scenes = [scene for correction in corrections for scene in open_ground(correction, model, opened)]
     return tuple(survey(scene, "train", progress) for scene in in_memory(scenes, zoomed=True))
 
 

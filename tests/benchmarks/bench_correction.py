@@ -365,6 +365,8 @@ def table(rows: Sequence[Row]) -> str:
 
 def _spread(values: Sequence[float], sign: str = "") -> str:
     values = np.asarray(values)
+    if not len(values):
+        return ""
     if np.ptp(values) == 0:
         return f"{values.mean():{sign}.3f}"
     return f"{values.mean():{sign}.3f} ({values.min():{sign}.3f} to {values.max():{sign}.3f})"
