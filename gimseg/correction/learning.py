@@ -43,7 +43,7 @@ from gimseg.training_ground import Ground
 LEARNING = Settings(
     loss="ce + focal_tversky",
     optimiser="muon",
-    learning_rate=1e-3,
+    learning_rate=1.5e-3,
     weight_decay=0.01,
     averaging=0.95,
     epochs=4,
