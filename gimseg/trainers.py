@@ -8,12 +8,13 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from gimseg.depthwise import depthwise_in_float32
 from gimseg.errors import TrainingError
 from gimseg.fitting import Fit
 from gimseg.freed_memory import freed_memory_kept
@@ -57,7 +58,11 @@ def run_training(
     last = work / "last.ckpt"
     on_cpu = trainer.strategy.root_device.type == "cpu"
     try:
-        with freed_memory_kept() if on_cpu else nullcontext():
+        with ExitStack() as held:
+            if on_cpu:
+                held.enter_context(freed_memory_kept())
+            if on_cpu and trainer.precision == PRECISIONS["bfloat16"]:
+                held.enter_context(depthwise_in_float32(fit.network))
             trainer.fit(fit, datamodule=windows, ckpt_path=str(last) if last.exists() else None, weights_only=True)
     except SystemExit:
         # Lightning ends the process on Ctrl-C; what ends a process is the command's to say.
