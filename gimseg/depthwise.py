@@ -14,9 +14,8 @@ from torch import nn
 def depthwise_in_float32(network: nn.Module) -> Iterator[None]:
     """Within it, depthwise convolutions with a stride or a large kernel compute in float32, also under autocast.
 
-    On a CPU their gradients take several times as long in bfloat16, up to some seventy times, as
-    ``tests/benchmarks/bench_training_step.py`` shows. EfficientNet and MobileNet are made of such.
-    What comes out has the type of what goes in.
+    On a CPU their gradients take several times as long in bfloat16, and EfficientNet and MobileNet are made of
+    such: ``tests/benchmarks/bench_training_step.py``. What comes out has the type of what goes in.
 
     Args:
         network: that learns on a CPU in bfloat16.

@@ -20,6 +20,7 @@ LAYERS = (
     "progress",
     "crew",
     "freed_memory",
+    "depthwise",
     "legend",
     "raster_files",
     "resampling",
