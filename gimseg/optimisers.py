@@ -98,11 +98,11 @@ def orthogonalised(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
     # that, square and small, and the long matrix is touched twice. Those of convolutions are nine times as long.
     gram = now @ now.T
     identity = torch.eye(len(gram), device=gram.device)
-    product = identity
-    for _ in range(steps):
+    product = factor = a * identity + b * gram + c * gram @ gram
+    for _ in range(steps - 1):
+        gram = factor @ gram @ factor
         factor = a * identity + b * gram + c * gram @ gram
         product = factor @ product
-        gram = factor @ gram @ factor
     now = product @ now
     return now if wide else now.T
 
