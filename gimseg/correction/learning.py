@@ -54,7 +54,7 @@ LEARNING = Settings(
 )
 """How corrections are learned, unless something else is said."""
 
-SHARE, SHARE_OF_FEW = 0.2, 0.6
+SHARE, SHARE_OF_FEW = 0.2, 0.75
 """Of the old weights in the new ones, where nothing is said of it: of areas, and where few pixels are labelled."""
 
 
@@ -180,7 +180,7 @@ def usual_share(labelled: int, window: int) -> float:
 
     Example:
         >>> usual_share(200, 256), usual_share(300**2, 256)
-        (0.6, 0.2)
+        (0.75, 0.2)
     """
     return SHARE_OF_FEW if labelled < window**2 else SHARE
 

@@ -59,15 +59,12 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "loss ce": {"loss": "ce"},
     "loss ce + dice": {"loss": "ce + dice"},
     "loss focal_tversky": {"loss": "focal_tversky"},
-    "nothing of the old weights": {"old_share": 0.0},
-    "a tenth of the old weights": {"old_share": 0.1},
-    "two fifths of the old weights": {"old_share": 0.4},
-    "half of the old weights": {"old_share": 0.5},
     "a rate of 1e-3": {"learning_rate": 1e-3},
     "a rate of 2e-3": {"learning_rate": 2e-3},
     "batches of 4": {"batch": 4, "averaging": 0.975},
     "1 epoch": {"epochs": 1},
     "2 epochs": {"epochs": 2},
+    "3 epochs": {"epochs": 3},
     "8 epochs": {"epochs": 8},
     "AdamW, 8 epochs": {
         "optimiser": "adamw",
@@ -78,6 +75,9 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     },
 }
 """Other ways to learn four areas, by what differs from the defaults."""
+
+OLD_SHARES = (0.0, 0.1, 0.4, 0.6)
+"""Of the old weights: other ones of the same training, of four areas and of clicks."""
 
 
 @dataclass(frozen=True)
@@ -256,9 +256,17 @@ class Study:
         self.keep(Row("threshold alone", seed, areas, 0, new, known, spent))
 
     def corrected(
-        self, name: str, seed: int, areas: int, *, clicks: int = 0, settings: Settings = LEARNING, replayed: bool = True
+        self,
+        name: str,
+        seed: int,
+        areas: int,
+        *,
+        clicks: int = 0,
+        settings: Settings = LEARNING,
+        replayed: bool = True,
+        shares: Sequence[float] = (),
     ) -> None:
-        """One correction by `gimseg correct train`."""
+        """One correction by `gimseg correct train`, and the same training with other shares of the old weights."""
         if self.has(name, seed, areas, clicks):
             return
         project = self.work / "project"
@@ -269,16 +277,20 @@ class Study:
         if not replayed:
             # What is being shown is what happens without: gimseg itself always replays.
             learning.open_replay = lambda *_: Replay((), "nothing replayed")  # type: ignore[assignment]
+        settings = replace(settings, seed=seed)
+        given: dict[str, Any] = {"project": project, "model": self.first, "replay": self.old}
         try:
             started = time.process_time()
-            learned = correct.train(
-                drawing, project=project, model=self.first, replay=self.old, settings=replace(settings, seed=seed)
-            )
+            learned = correct.train(drawing, settings=settings, **given)
             spent = time.process_time() - started
         finally:
             learning.open_replay = usual
         rest, old = self.score(learned.correction.model, seed)
         self.keep(Row(name, seed, areas, clicks, rest.iou, old.iou, spent))
+        for share in shares:
+            again = correct.train(drawing, settings=replace(settings, old_share=share), **given)
+            rest, old = self.score(again.correction.model, seed)
+            self.keep(Row(f"{name}, {share:g} of the old weights", seed, areas, clicks, rest.iou, old.iou, spent))
 
     def from_scratch(self, seed: int, areas: int) -> None:
         """The ancestor's way: old and new ground together, from the beginning."""
@@ -331,7 +343,10 @@ def experiments(study: Study, seed: int) -> dict[str, Callable[[], None]]:
     corrected = study.corrected
     found: dict[str, Callable[[], None]] = {"none": lambda: study.untrained(seed)}
     for areas in (4, 1, 2, 8):
-        found[f"areas {areas}"] = lambda areas=areas: corrected("gimseg correct", seed, areas)  # type: ignore[misc]
+        shares = OLD_SHARES if areas == 4 else ()
+        found[f"areas {areas}"] = lambda areas=areas, shares=shares: corrected(  # type: ignore[misc]
+            "gimseg correct", seed, areas, shares=shares
+        )
     found["no replay"] = lambda: corrected("fine-tuning without replay", seed, 4, replayed=False)
     for name, chosen in OTHERWISE.items():
         settings = replace(LEARNING, **chosen)
@@ -340,10 +355,7 @@ def experiments(study: Study, seed: int) -> dict[str, Callable[[], None]]:
         )
     for clicks in (10, 50, 100, 200):
         found[f"clicks {clicks}"] = lambda clicks=clicks: corrected(  # type: ignore[misc]
-            "clicks", seed, 4, clicks=clicks
-        )
-        found[f"clicks {clicks}, a fifth of the old weights"] = lambda clicks=clicks: corrected(  # type: ignore[misc]
-            "clicks, a fifth of the old weights", seed, 4, clicks=clicks, settings=replace(LEARNING, old_share=0.2)
+            "clicks", seed, 4, clicks=clicks, shares=OLD_SHARES
         )
     found["scratch"] = lambda: study.from_scratch(seed, 4)
     return found
