@@ -81,8 +81,8 @@ def test_labelled_pixels_of_blocks_are_counted(seed: int) -> None:
     with TemporaryDirectory() as folder:
         item = scene(Path(folder) / "a.tif", *areas)
         labelled = item.read_labels((slice(0, 256), slice(0, 256))) != 255
-        counted = labelled_pixels(item, 48.0)
-    x, y = (np.floor((LEFT + np.arange(256) + 0.5) / 48), np.floor((TOP - np.arange(256) - 0.5) / 48))
+        counted = labelled_pixels(item, 40.0)
+    x, y = (np.floor((LEFT + np.arange(256) + 0.5) / 40), np.floor((TOP - np.arange(256) - 0.5) / 40))
     rows, cols = np.nonzero(labelled)
     assert counted == Counter(zip(x[cols].astype(int).tolist(), y[rows].astype(int).tolist(), strict=True))
 
