@@ -1,7 +1,8 @@
 """The ground of a correction: its rasters with what was drawn on them, as scenes to learn from and to score.
 
 Only what lies around the drawing is opened: a correction of a few blocks costs the same
-on any raster. Nothing is kept between two calls; what was edited since is read anew.
+on any raster. Nothing is kept between two calls, unless the caller keeps it (:func:`opened_once`); what was edited
+since is read anew.
 """
 
 from __future__ import annotations
