@@ -41,15 +41,16 @@ def peak(raster: Path, output: Path, *options: str, script: str = "memory_of.py"
 
 TILED = {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate", "interleave": "pixel"}
 STRIPS = {"blockysize": 1, "compress": "deflate", "interleave": "pixel"}
+# Up to eight blocks are read, computed and written at once, of strips 23 000 columns each, 4 to a row here: the
+# shorter raster fills the pipeline too.
+LENGTHS = (92_000, 368_000)
 
 
 def check_flat(told: str, measure: Callable[[int, int], int]) -> None:
     """The second raster, four times as long, takes at most 1.10 times the memory of the first.
 
     In one of three tries: what the allocator keeps of freed memory differs with how
-    threads happen to meet, and what grows with the raster grows in each. The first one is
-    long enough to fill the pipeline, up to eight blocks that are read, computed and
-    written at once: in strips these are 23 000 columns wide, and the last of a row is smaller.
+    threads happen to meet, and what grows with the raster grows in each.
     """
     for number in range(3):
         peaks = [measure(which, number) for which in (0, 1)]
@@ -64,22 +65,19 @@ def check_flat(told: str, measure: Callable[[int, int], int]) -> None:
 @pytest.mark.parametrize("high", [False, True], ids=["wide", "high"])
 def test_peak_memory_does_not_grow_with_the_raster(high: bool, kind: str, tmp_path: Path) -> None:
     options = TILED if kind == "tiled" else STRIPS
-    lengths = (92_000, 368_000) if kind == "strips" and not high else (50_000, 200_000)
-    shapes = [(length, 2048) if high else (2048, length) for length in lengths]
+    shapes = [(length, 2048) if high else (2048, length) for length in LENGTHS]
     rasters = [sparse_raster(tmp_path / f"{max(shape)}.tif", shape, **options) for shape in shapes]
     told = f"{kind} {'high' if high else 'wide'}"
     check_flat(told, lambda which, number: peak(rasters[which], tmp_path / f"{which}_{number}.tif"))
 
 
 def test_nor_where_it_is_resampled(tmp_path: Path) -> None:
-    lengths = (50_000, 200_000)
-    rasters = [sparse_raster(tmp_path / f"{length}.tif", (2048, length), **STRIPS) for length in lengths]
+    rasters = [sparse_raster(tmp_path / f"{length}.tif", (2048, length), **STRIPS) for length in LENGTHS]
     check_flat("resampled", lambda which, number: peak(rasters[which], tmp_path / f"{which}_{number}.tif", "2"))
 
 
 def test_nor_where_all_products_are_written_on_the_grid_of_the_input(tmp_path: Path) -> None:
-    lengths = (50_000, 200_000)
-    rasters = [sparse_raster(tmp_path / f"{length}.tif", (2048, length), **STRIPS) for length in lengths]
+    rasters = [sparse_raster(tmp_path / f"{length}.tif", (2048, length), **STRIPS) for length in LENGTHS]
     told = "all products"
     check_flat(told, lambda which, number: peak(rasters[which], tmp_path / f"{which}_{number}.tif", "2", "all"))
 
